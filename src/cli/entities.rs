@@ -1,0 +1,135 @@
+//! `list` and `show`
+
+use agentmux_state::{AgentState, ConversationState, Error, ListFilter, ProjectState, TaskState};
+use chrono::{DateTime, Utc};
+use comfy_table::{Cell, CellAlignment};
+use serde::Serialize;
+
+use super::{Context, Done, ListKind, Outcome, ShowKind, print};
+
+pub(super) fn list(context: &Context, kind: ListKind, status: Option<String>, limit: Option<u32>) -> Outcome {
+    if kind == ListKind::Conversations && status.is_some() {
+        usage("conversations have no status: leave out --status");
+    }
+    let store = context.read()?;
+    let filter = ListFilter { status, limit };
+    match kind {
+        ListKind::Conversations => print_list(context, &store.conversations(&filter)?),
+        ListKind::Tasks => print_list(context, &store.tasks(&filter)?),
+        ListKind::Agents => print_list(context, &store.agents(&filter)?),
+        ListKind::Projects => print_list(context, &store.projects(&filter)?),
+    }
+}
+
+pub(super) fn show(context: &Context, kind: ShowKind, id: &str) -> Outcome {
+    let store = context.read()?;
+    match kind {
+        ShowKind::Conversation => print_entity(context, store.conversation(id)?, "conversation", id),
+        ShowKind::Task => print_entity(context, store.task(id)?, "task", id),
+        ShowKind::Agent => print_entity(context, store.agent(id)?, "agent", id),
+        ShowKind::Project => print_entity(context, store.project(id)?, "project", id),
+    }
+}
+
+/// Ends the program as clap does for a wrong usage that it cannot see.
+fn usage(message: &str) -> ! {
+    use clap::CommandFactory;
+
+    super::Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+}
+
+/// A line of a table for people.
+trait Line {
+    const HEADER: &'static [&'static str];
+    fn cells(&self, now: DateTime<Utc>) -> Vec<Cell>;
+}
+
+fn print_list<T: Line + Serialize>(context: &Context, entities: &[T]) -> Outcome {
+    if context.json {
+        print::json(&entities)?;
+        return Ok(Done::Done);
+    }
+    let mut table = print::table(T::HEADER);
+    let now = Utc::now();
+    for entity in entities {
+        table.add_row(entity.cells(now));
+    }
+    print::text(&print::table_text(&mut table))?;
+    Ok(Done::Done)
+}
+
+fn print_entity<T: Serialize>(context: &Context, entity: Option<T>, kind: &'static str, id: &str) -> Outcome {
+    let entity = entity.ok_or_else(|| Error::NotFound { kind, id: id.to_owned() })?;
+    if context.json {
+        print::json(&entity)?;
+    } else {
+        let value = serde_json::to_value(&entity).map_err(std::io::Error::from)?;
+        print::text(&print::outline(&value))?;
+    }
+    Ok(Done::Done)
+}
+
+impl Line for ConversationState {
+    const HEADER: &'static [&'static str] = &["ID", "SOURCE", "MESSAGES", "LAST ACTIVITY", "TOPIC"];
+
+    fn cells(&self, now: DateTime<Utc>) -> Vec<Cell> {
+        vec![
+            print::cell(&self.id),
+            print::cell(self.source.as_str()),
+            number(self.recent_messages.len()),
+            print::cell(&print::ago(&self.last_activity_at, now)),
+            print::cell(self.current_topic.as_deref().unwrap_or_default()),
+        ]
+    }
+}
+
+impl Line for TaskState {
+    const HEADER: &'static [&'static str] = &["ID", "STATUS", "PRIORITY", "PROGRESS", "ASSIGNED TO", "TITLE"];
+
+    fn cells(&self, _: DateTime<Utc>) -> Vec<Cell> {
+        vec![
+            print::cell(&self.id),
+            print::status_cell(self.status.as_str()),
+            print::cell(self.priority.as_str()),
+            print::cell(&print::progress(self.progress.percent_complete)),
+            print::cell(self.assigned_to.as_deref().unwrap_or_default()),
+            print::cell(&self.title),
+        ]
+    }
+}
+
+impl Line for AgentState {
+    const HEADER: &'static [&'static str] = &["SESSION", "ROLE", "STATUS", "TASK", "LAST ACTIVITY"];
+
+    fn cells(&self, now: DateTime<Utc>) -> Vec<Cell> {
+        let activity = self.last_activity.as_ref();
+        let activity = activity.map(|it| format!("{}, {}", it.activity_type, print::ago(&it.timestamp, now)));
+        vec![
+            print::cell(&self.session_name),
+            print::cell(&self.role),
+            print::status_cell(self.status.as_str()),
+            print::cell(self.current_task_id.as_deref().unwrap_or_default()),
+            print::cell(&activity.unwrap_or_default()),
+        ]
+    }
+}
+
+impl Line for ProjectState {
+    const HEADER: &'static [&'static str] = &["ID", "STATUS", "NAME", "BRANCH", "TASKS", "AGENTS", "PATH"];
+
+    fn cells(&self, _: DateTime<Utc>) -> Vec<Cell> {
+        vec![
+            print::cell(&self.id),
+            print::status_cell(self.status.as_str()),
+            print::cell(&self.name),
+            print::cell(self.git_state.as_ref().map_or("", |git| &git.branch)),
+            number(self.active_tasks.len()),
+            number(self.active_agents.len()),
+            print::cell(&self.path),
+        ]
+    }
+}
+
+fn number(number: usize) -> Cell {
+    Cell::new(number).set_alignment(CellAlignment::Right)
+}

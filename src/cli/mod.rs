@@ -1,0 +1,255 @@
+//! The command line: arguments to library calls to output.
+
+mod checkpoint;
+mod entities;
+mod migrate;
+mod print;
+mod resume;
+mod status;
+mod transfer;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use agentmux_state::{CheckpointReason, Error, StateStore, Timestamp, default_state_dir};
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand, ValueEnum};
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Looks after the durable state of an AgentMux orchestrator",
+    long_about = "Looks after the durable state of an AgentMux orchestrator: conversations, tasks, agents, projects.\n\n\
+        The state lies in one SQLite database, state.db, which `sqlite3` opens too. Commands that only read work beside a \
+        running orchestrator; import and migrate are refused while one runs.",
+    after_help = "Exit status: 0 done, 1 failed and nothing changed, 2 wrong usage, 3 done with records set aside.\n\n\
+        Examples:\n  agentmux-state import current-state.json    take over the TypeScript service's state\n  \
+        agentmux-state status                       what is there\n  \
+        agentmux-state list tasks --status paused   tasks in one status\n  \
+        agentmux-state resume --json                what to take up after a restart",
+    max_term_width = 100
+)]
+struct Arguments {
+    /// State directory [default: ~/.agentmux/state]
+    #[arg(long, global = true, value_name = "DIR", env = "AGENTMUX_STATE_DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+
+    /// Print one JSON document instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Say more of what is done; -vv and -vvv still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring the database to this release's schema, after a backup
+    ///
+    /// Makes the database where there is none. Opening the state in the orchestrator does the same; this is for installers,
+    /// which want to know before.
+    Migrate {
+        /// Only report what has been applied and what is pending
+        #[arg(long)]
+        status: bool,
+    },
+
+    /// Load a state document, such as the TypeScript service's current-state.json
+    ///
+    /// Everything that can be read is imported in one transaction; a record that cannot is kept word for word in the table
+    /// set_aside, and the exit status is 3. The file itself is never changed.
+    Import {
+        /// The document; `-` reads standard input
+        file: PathBuf,
+        /// Replace the state that is there, after a backup
+        #[arg(long, conflicts_with = "merge")]
+        replace: bool,
+        /// Add to the state that is there; entities with the same id are overwritten
+        #[arg(long)]
+        merge: bool,
+        /// Import only if everything is as the format says; else list every problem
+        #[arg(long)]
+        strict: bool,
+        /// Allow the new state to be empty, or less than half as large
+        #[arg(long, requires = "replace")]
+        allow_shrink: bool,
+    },
+
+    /// Write the state as a document in the layout of current-state.json
+    Export {
+        /// Where to; `-` is standard output [default: current-state.json in the state directory]
+        file: Option<PathBuf>,
+    },
+
+    /// Show what is there: counts, last checkpoint, whether an orchestrator runs or crashed
+    Status,
+
+    /// Show what to take up after a restart
+    Resume {
+        /// The moment to judge by, as 2026-11-22T10:00:00Z [default: now]
+        #[arg(long, value_name = "TIMESTAMP", value_parser = timestamp)]
+        now: Option<Timestamp>,
+    },
+
+    /// Record a checkpoint and refresh current-state.json
+    ///
+    /// A checkpoint is a marker: every update is on the disk without it.
+    Checkpoint {
+        /// Why
+        #[arg(long, default_value = "user_request", value_parser = PossibleValuesParser::new(CheckpointReason::KNOWN))]
+        reason: String,
+    },
+
+    /// List conversations, tasks, agents or projects, a line each
+    List {
+        #[arg(value_enum)]
+        kind: ListKind,
+        /// Only those in this status, for instance in_progress; conversations have none
+        #[arg(long)]
+        status: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+
+    /// Show one conversation, task, agent or project whole
+    Show {
+        #[arg(value_enum)]
+        kind: ShowKind,
+        /// Its id; of an agent the session name
+        id: String,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum ListKind {
+    Conversations,
+    Tasks,
+    Agents,
+    Projects,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum ShowKind {
+    Conversation,
+    Task,
+    Agent,
+    Project,
+}
+
+/// How a command ended, when it did not fail.
+enum Done {
+    Done,
+    RecordsSetAside,
+}
+
+/// What every command is given.
+struct Context {
+    state_dir: PathBuf,
+    json: bool,
+    quiet: bool,
+}
+
+type Outcome = Result<Done, Failure>;
+
+/// Why a command failed.
+enum Failure {
+    State(Error),
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr(arguments.verbose, arguments.quiet);
+    match run(arguments) {
+        Ok(Done::Done) => ExitCode::SUCCESS,
+        Ok(Done::RecordsSetAside) => ExitCode::from(3),
+        // Whoever reads the output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            let message = match failure {
+                Failure::State(error) => error.to_string(),
+                Failure::Output(error) => format!("cannot write the output: {error}"),
+            };
+            let style = anstyle::AnsiColor::Red.on_default().bold();
+            // Where standard error is gone too, the exit status has to do.
+            let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {}", print::clean_lines(&message));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Outcome {
+    let state_dir = match arguments.state_dir {
+        Some(state_dir) => state_dir,
+        None => default_state_dir()?,
+    };
+    let context = Context { state_dir, json: arguments.json, quiet: arguments.quiet };
+    match arguments.command {
+        Command::Migrate { status } => migrate::run(&context, status),
+        Command::Import { file, replace, merge, strict, allow_shrink } => {
+            transfer::import(&context, &file, transfer::mode(replace, merge), strict, allow_shrink)
+        }
+        Command::Export { file } => transfer::export(&context, file.as_deref()),
+        Command::Status => status::run(&context),
+        Command::Resume { now } => resume::run(&context, now),
+        Command::Checkpoint { reason } => checkpoint::run(&context, &reason),
+        Command::List { kind, status, limit } => entities::list(&context, kind, status, limit),
+        Command::Show { kind, id } => entities::show(&context, kind, &id),
+    }
+}
+
+impl Context {
+    /// The state, for reading.
+    fn read(&self) -> Result<StateStore, Error> {
+        StateStore::open_read_only(&self.state_dir)
+    }
+
+    /// The state, for writing, where it is there already and up to date.
+    fn write(&self) -> Result<StateStore, Error> {
+        self.read()?;
+        StateStore::open(&self.state_dir)
+    }
+}
+
+fn timestamp(text: &str) -> Result<Timestamp, String> {
+    let timestamp = Timestamp::from(text);
+    match timestamp.parse() {
+        Some(_) => Ok(timestamp),
+        None => Err("expected a moment such as 2026-11-22T10:00:00Z".into()),
+    }
+}
+
+fn log_to_stderr(verbose: u8, quiet: bool) {
+    use tracing_subscriber::filter::LevelFilter;
+
+    let level = match (quiet, verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        (_, 2) => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false).without_time().init();
+}

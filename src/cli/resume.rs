@@ -1,0 +1,38 @@
+//! `resume`
+
+use agentmux_state::{ResumeInstructions, Timestamp};
+use chrono::Utc;
+
+use super::{Context, Done, Outcome, print};
+
+pub(super) fn run(context: &Context, now: Option<Timestamp>) -> Outcome {
+    let now = now.and_then(|now| now.parse()).unwrap_or_else(Utc::now);
+    let instructions = context.read()?.resume_instructions(now)?;
+    if context.json {
+        print::json(&instructions)?;
+    } else {
+        print::text(&for_people(&instructions))?;
+    }
+    Ok(Done::Done)
+}
+
+fn for_people(instructions: &ResumeInstructions) -> String {
+    let mut text = String::new();
+    for notification in &instructions.notifications {
+        text.push_str(&format!("{}: {}\n", notification.notification_type, print::clean(&notification.message)));
+    }
+    if !instructions.tasks_to_resume.is_empty() {
+        text.push_str("\nTasks to take up, in order:\n");
+        for task in &instructions.tasks_to_resume {
+            let how = if task.resume_from_checkpoint { "from its checkpoint" } else { "from the start" };
+            text.push_str(&format!("  {} ({how})\n", print::clean(&task.id)));
+        }
+    }
+    if !instructions.conversations_to_resume.is_empty() {
+        text.push_str("\nConversations to take up:\n");
+        for conversation in &instructions.conversations_to_resume {
+            text.push_str(&format!("  {}\n", print::clean(&conversation.id)));
+        }
+    }
+    text
+}

@@ -1,0 +1,151 @@
+//! `status`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use agentmux_state::{Checkpoint, DirectoryLock, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp};
+use chrono::Utc;
+use serde::Serialize;
+
+use super::{Context, Done, Outcome, print};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    state_dir: PathBuf,
+    schema_version: u32,
+    state_version: String,
+    database_bytes: u64,
+    mode: OrchestratorMode,
+    counts: Counts,
+    tasks_by_status: BTreeMap<String, u64>,
+    last_checkpoint: Option<Checkpoint>,
+    run: Option<RunStatus>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Counts {
+    conversations: u64,
+    messages: u64,
+    tasks: u64,
+    agents: u64,
+    projects: u64,
+    set_aside: u64,
+    backups: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RunStatus {
+    /// Whether its process still holds the state directory.
+    active: bool,
+    pid: i64,
+    hostname: String,
+    started_at: Timestamp,
+    restart_count: i64,
+    /// `null` while it is active.
+    ended_cleanly: Option<bool>,
+}
+
+pub(super) fn run(context: &Context) -> Outcome {
+    let store = context.read()?;
+    let status = status(&store)?;
+    if context.json {
+        print::json(&status)?;
+    } else {
+        print::text(&for_people(&status))?;
+    }
+    Ok(Done::Done)
+}
+
+fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
+    let migrations = StateStore::migration_status(store.state_dir())?;
+    let summary = store.summary()?;
+    let holder = DirectoryLock::holder(store.state_dir())?;
+    let counts = summary.counts;
+    Ok(Status {
+        state_dir: store.state_dir().to_path_buf(),
+        schema_version: migrations.schema_version,
+        state_version: summary.state_version.unwrap_or(migrations.state_version),
+        database_bytes: summary.database_bytes,
+        mode: summary.mode,
+        counts: Counts {
+            conversations: counts.conversations,
+            messages: counts.messages,
+            tasks: counts.tasks,
+            agents: counts.agents,
+            projects: counts.projects,
+            set_aside: counts.set_aside,
+            backups: summary.backups,
+        },
+        tasks_by_status: summary.tasks_by_status,
+        last_checkpoint: summary.last_checkpoint,
+        run: summary.last_run.map(|run| run_status(run, holder)),
+    })
+}
+
+fn run_status(run: Run, holder: Option<u32>) -> RunStatus {
+    let active = run.outcome.is_none() && holder.is_some_and(|pid| i64::from(pid) == run.pid);
+    RunStatus {
+        active,
+        ended_cleanly: (!active).then_some(matches!(run.outcome, Some(RunOutcome::Shutdown | RunOutcome::TakenOver))),
+        pid: run.pid,
+        hostname: run.hostname,
+        started_at: run.started_at,
+        restart_count: run.restart_count,
+    }
+}
+
+fn for_people(status: &Status) -> String {
+    let now = Utc::now();
+    let counts = &status.counts;
+    let by_status: Vec<_> =
+        status.tasks_by_status.iter().map(|(status, number)| format!("{number} {}", print::clean(status))).collect();
+    let tasks = match by_status.is_empty() {
+        true => print::count(counts.tasks, "task"),
+        false => format!("{} ({})", print::count(counts.tasks, "task"), by_status.join(", ")),
+    };
+    let run = status.run.as_ref().map_or("none yet".to_owned(), |run| {
+        let process = format!("process {} on {}", run.pid, print::clean(&run.hostname));
+        let since = print::ago(&run.started_at, now);
+        let how = match run.ended_cleanly {
+            None => format!("{process} runs, started {since}"),
+            Some(true) => format!("{process}, started {since}, was shut down"),
+            Some(false) => format!("{process}, started {since}, ended without being shut down (a crash)"),
+        };
+        format!("{how}; restart {}", run.restart_count)
+    });
+    let checkpoint = status.last_checkpoint.as_ref().map_or("none yet".to_owned(), |checkpoint| {
+        format!("{} ({})", print::ago(&checkpoint.checkpointed_at, now), print::clean(checkpoint.reason.as_str()))
+    });
+    let lines = [
+        ("State", status.state_dir.display().to_string()),
+        (
+            "Database",
+            format!(
+                "{}, schema version {}, document version {}",
+                print::bytes(status.database_bytes),
+                status.schema_version,
+                print::clean(&status.state_version)
+            ),
+        ),
+        ("Mode", print::clean(status.mode.as_str())),
+        ("Run", run),
+        ("Checkpoint", checkpoint),
+        (
+            "Holds",
+            format!(
+                "{} with {}",
+                print::count(counts.conversations, "conversation"),
+                print::count(counts.messages, "message")
+            ),
+        ),
+        ("", tasks),
+        ("", format!("{}, {}", print::count(counts.agents, "agent"), print::count(counts.projects, "project"))),
+        ("", format!("{} set aside by imports", print::count(counts.set_aside, "record"))),
+        ("Backups", counts.backups.to_string()),
+    ];
+    let bold = anstyle::Style::new().bold();
+    lines.iter().map(|(label, text)| format!("{bold}{label:<11}{bold:#}{text}\n")).collect()
+}

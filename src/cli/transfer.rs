@@ -1,0 +1,104 @@
+//! `import` and `export`
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Seek, Write};
+use std::path::Path;
+
+use agentmux_state::{DATABASE_FILE, DirectoryLock, Error, ImportMode, ImportOptions, ImportReport, StateStore};
+
+use super::{Context, Done, Failure, Outcome, print};
+
+pub(super) fn mode(replace: bool, merge: bool) -> ImportMode {
+    match (replace, merge) {
+        (true, _) => ImportMode::Replace,
+        (_, true) => ImportMode::Merge,
+        _ => ImportMode::IntoEmpty,
+    }
+}
+
+pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: bool, allow_shrink: bool) -> Outcome {
+    let is_stdin = path.as_os_str() == "-";
+    let source_name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
+    let mut file = if is_stdin { spool_stdin() } else { File::open(path) }.map_err(|source| Error::Io {
+        action: "read",
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let options = ImportOptions { mode, strict, allow_shrink, source_name };
+
+    // A document that cannot be imported must not leave an empty database behind.
+    if strict || !context.state_dir.join(DATABASE_FILE).exists() {
+        StateStore::validate_json(reader(&file), &options)?;
+        file.rewind()?;
+    }
+    let _lock = DirectoryLock::acquire(&context.state_dir)?;
+    let report = StateStore::open(&context.state_dir)?.import_json(reader(&file), options)?;
+    if context.json {
+        print::json(&report)?;
+    } else if !context.quiet {
+        print::text(&import_for_people(&report))?;
+    }
+    Ok(if report.set_aside.is_empty() { Done::Done } else { Done::RecordsSetAside })
+}
+
+pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
+    let exported = match path {
+        None => context.write()?.refresh_export()?,
+        Some(path) if path.as_os_str() == "-" => {
+            let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+            return match context.read()?.export_json(&mut out) {
+                Ok(()) => Ok(out.flush().map(|()| Done::Done)?),
+                Err(Error::Stream { source, .. }) => Err(Failure::Output(source)),
+                Err(error) => Err(error.into()),
+            };
+        }
+        Some(path) => context.read()?.export_to(path)?,
+    };
+    if context.json {
+        print::json(&exported)?;
+    } else if !context.quiet {
+        print::text(&format!("Wrote {} ({}).\n", exported.path.display(), print::bytes(exported.bytes)))?;
+    }
+    Ok(Done::Done)
+}
+
+/// Standard input in a file without a name, as the document may be read twice.
+fn spool_stdin() -> io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    io::copy(&mut io::stdin().lock(), &mut file)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn reader(file: &File) -> BufReader<&File> {
+    BufReader::with_capacity(64 * 1024, file)
+}
+
+fn import_for_people(report: &ImportReport) -> String {
+    let imported = &report.imported;
+    let mut text = format!(
+        "Imported {} with {}, {}, {} and {} from a document of version {}.\n",
+        print::count(imported.conversations, "conversation"),
+        print::count(imported.messages, "message"),
+        print::count(imported.tasks, "task"),
+        print::count(imported.agents, "agent"),
+        print::count(imported.projects, "project"),
+        print::clean(&report.source_version),
+    );
+    if let Some(backup) = &report.backup {
+        text.push_str(&format!("The state as it was before is in backup {backup}.\n"));
+    }
+    if !report.warnings.is_empty() {
+        text.push_str("\nNot as the format says, and read all the same:\n");
+        for warning in &report.warnings {
+            text.push_str(&format!("  {}: {}\n", print::clean(&warning.path), print::clean(&warning.message)));
+        }
+    }
+    if !report.set_aside.is_empty() {
+        text.push_str("\nCould not be read, and kept word for word in the table set_aside:\n");
+        for record in &report.set_aside {
+            text.push_str(&format!("  {}: {}\n", print::clean(&record.path), print::clean(&record.reason)));
+        }
+    }
+    text
+}

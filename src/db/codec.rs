@@ -1,0 +1,106 @@
+//! How values stand in columns: enumerations and timestamps as their text, JSON as its text, booleans as 0 and 1.
+
+use rusqlite::Row;
+use rusqlite::types::{FromSql, ToSqlOutput, Value, ValueRef};
+use serde_json::Map;
+
+use crate::error::{Error, Result};
+use crate::json;
+
+pub(crate) fn text(value: &str) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(ValueRef::Text(value.as_bytes()))
+}
+
+pub(crate) fn optional_text<'a>(value: Option<&'a str>) -> ToSqlOutput<'a> {
+    value.map_or(NULL, text)
+}
+
+pub(crate) fn integer(value: i64) -> ToSqlOutput<'static> {
+    ToSqlOutput::Owned(Value::Integer(value))
+}
+
+pub(crate) fn real(value: f64) -> ToSqlOutput<'static> {
+    ToSqlOutput::Owned(Value::Real(value))
+}
+
+pub(crate) fn boolean(value: bool) -> ToSqlOutput<'static> {
+    integer(value.into())
+}
+
+pub(crate) fn optional_boolean(value: Option<bool>) -> ToSqlOutput<'static> {
+    value.map_or(NULL, boolean)
+}
+
+/// Keys that this release does not know, as JSON text; NULL where there are none.
+pub(crate) fn unknown_keys<'a>(
+    object: impl Into<Option<&'a Map<String, serde_json::Value>>>,
+) -> Result<ToSqlOutput<'static>> {
+    json(object.into().filter(|object| !object.is_empty()))
+}
+
+/// A JSON object as text; NULL where there is none.
+pub(crate) fn json(object: Option<&Map<String, serde_json::Value>>) -> Result<ToSqlOutput<'static>> {
+    let Some(object) = object else { return Ok(NULL) };
+    let text = json::to_string(object)
+        .map_err(|error| Error::InvalidValue { record: "JSON object".into(), detail: error.to_string() })?;
+    Ok(ToSqlOutput::Owned(Value::Text(text)))
+}
+
+const NULL: ToSqlOutput<'static> = ToSqlOutput::Owned(Value::Null);
+
+/// Reads the columns of a row one after the other and says exactly which one cannot be read.
+pub(crate) struct RowReader<'r> {
+    row: &'r Row<'r>,
+    table: &'static str,
+    columns: &'static [&'static str],
+    next: usize,
+}
+
+impl<'r> RowReader<'r> {
+    pub(crate) fn new(row: &'r Row<'r>, table: &'static str, columns: &'static [&'static str]) -> Self {
+        Self { row, table, columns, next: 0 }
+    }
+
+    /// The next column.
+    pub(crate) fn get<T: FromSql>(&mut self) -> Result<T> {
+        let index = self.next;
+        self.next += 1;
+        self.row.get(index).map_err(|error| self.invalid(index, &error))
+    }
+
+    /// The next column, a text that stands for a `T`.
+    pub(crate) fn text<T: From<String>>(&mut self) -> Result<T> {
+        self.get::<String>().map(T::from)
+    }
+
+    /// The next column, a text that stands for a `T`, or NULL.
+    pub(crate) fn optional_text<T: From<String>>(&mut self) -> Result<Option<T>> {
+        Ok(self.get::<Option<String>>()?.map(T::from))
+    }
+
+    /// The next column, a JSON object or NULL.
+    pub(crate) fn optional_json(&mut self) -> Result<Option<Map<String, serde_json::Value>>> {
+        let index = self.next;
+        let text: Option<String> = self.get()?;
+        text.map(|text| serde_json::from_str(&text)).transpose().map_err(|error| self.invalid(index, &error))
+    }
+
+    /// The next column, the keys of an object that this release does not know.
+    pub(crate) fn extra(&mut self) -> Result<Map<String, serde_json::Value>> {
+        Ok(self.optional_json()?.unwrap_or_default())
+    }
+
+    fn invalid(&self, index: usize, error: &dyn std::error::Error) -> Error {
+        let key = self.row.get_ref(0).map(|key| match key {
+            ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            ValueRef::Integer(number) => number.to_string(),
+            _ => "?".into(),
+        });
+        Error::InvalidRow {
+            table: self.table,
+            row: key.unwrap_or_else(|_| "?".into()),
+            column: self.columns.get(index).copied().unwrap_or("?"),
+            detail: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Opening connections: how they are opened, and the settings that each one gets and why.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, Result};
+
+/// What is still there after the power fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Every update that returned (`synchronous=FULL`).
+    #[default]
+    Full,
+    /// After a killed process every update that returned; after a power cut the updates up to some recent moment
+    /// (`synchronous=NORMAL`). The database stays whole either way.
+    Normal,
+}
+
+// SQLITE_OPEN_NOFOLLOW: a link in place of the database would lead writes elsewhere. No CREATE: a missing database is
+// made on purpose or not at all. No URI: a path that begins with `file:` is a path.
+const COMMON: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
+
+/// How connections of the reading pool are opened.
+pub(super) const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(COMMON);
+
+/// How long a statement waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Prepared statements kept per connection: all of a store's, with room for the column sets of updates.
+const STATEMENT_CACHE: usize = 256;
+
+/// The write-ahead log is cut back to this size once all of it has reached the database.
+const JOURNAL_SIZE_LIMIT: i64 = 16 * 1024 * 1024;
+
+/// Opens an existing database for writing; nothing is written yet.
+pub(super) fn open_writer(path: &Path) -> Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | COMMON)?;
+    set_common(&conn)?;
+    Ok(conn)
+}
+
+/// Opens an existing database for reading.
+pub(super) fn open_reader(path: &Path) -> Result<Connection> {
+    let conn = Connection::open_with_flags(path, READ_ONLY)?;
+    configure_reader(&conn)?;
+    Ok(conn)
+}
+
+/// Settings of a connection that writes. Not inside a transaction.
+pub(super) fn configure_writer(conn: &Connection, durability: Durability) -> Result<()> {
+    enter_wal(conn)?;
+    let synchronous = match durability {
+        Durability::Full => 2,
+        Durability::Normal => 1,
+    };
+    set(conn, "synchronous", synchronous)?;
+    set(conn, "journal_size_limit", JOURNAL_SIZE_LIMIT)?;
+    set(conn, "foreign_keys", 1)
+}
+
+/// Settings of a connection that only reads.
+pub(super) fn configure_reader(conn: &Connection) -> Result<()> {
+    set_common(conn)?;
+    set(conn, "query_only", 1)
+}
+
+fn set_common(conn: &Connection) -> Result<()> {
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+    // A database file may come from anywhere: its schema may not call functions with side effects, damaged cells are
+    // found when they are read, and double-quoted strings do not hide misspelt columns.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    set(conn, "trusted_schema", 0)?;
+    set(conn, "cell_size_check", 1)
+}
+
+/// Sets a pragma and reads it back: SQLite accepts a misspelt one without a word.
+fn set(conn: &Connection, pragma: &str, value: i64) -> Result<()> {
+    conn.pragma_update(None, pragma, value)?;
+    let found: i64 = conn.pragma_query_value(None, pragma, |row| row.get(0))?;
+    if found == value { Ok(()) } else { Err(refused(pragma, &found.to_string())) }
+}
+
+/// Switches to the write-ahead log. The busy time-out does not cover this step, so it is retried here.
+fn enter_wal(conn: &Connection) -> Result<()> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match conn.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0)) {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => return Err(refused("journal_mode", &mode)),
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn refused(pragma: &str, found: &str) -> Error {
+    Error::InvalidValue { record: format!("setting {pragma}"), detail: format!("SQLite kept {found}") }
+}

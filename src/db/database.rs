@@ -1,0 +1,198 @@
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use r2d2::Pool;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tempfile::Builder;
+
+use super::connection::{self, Durability};
+use super::migrations;
+use crate::directory::{private_file, sync_directory};
+use crate::error::{Error, Result};
+
+/// An open database: one writer and a pool of readers.
+pub(crate) struct Database {
+    path: PathBuf,
+    readers: Pool<SqliteConnectionManager>,
+    /// After the readers: the last connection to close tidies the log away, and only a writing one can.
+    writer: Mutex<Writer>,
+}
+
+enum Writer {
+    Open(Connection),
+    ReadOnly,
+    Closed(Closed),
+}
+
+/// Why a database is no longer written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    TakenOver,
+    ShutDown,
+}
+
+impl Database {
+    /// Opens the database for reading and writing; makes it where there is none, upgrades it where it is behind, after
+    /// `backup`.
+    pub(crate) fn open(
+        path: &Path,
+        durability: Durability,
+        readers: u32,
+        backup: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
+        open_writer(path, durability, backup)
+            .and_then(|writer| Self::with(path, Writer::Open(writer), readers))
+            .map_err(|error| error.at(path))
+    }
+
+    /// Opens an existing database, at this release's schema, for reading only.
+    pub(crate) fn open_read_only(path: &Path, readers: u32) -> Result<Self> {
+        let database = Self::open_any_version(path, readers)?;
+        database.read(|conn| migrations::require_latest(conn, path))?;
+        Ok(database)
+    }
+
+    /// Opens an existing database, whatever its schema, for reading only.
+    pub(crate) fn open_any_version(path: &Path, readers: u32) -> Result<Self> {
+        if !exists(path)? {
+            return Err(Error::NoDatabase { path: path.to_path_buf() });
+        }
+        Self::with(path, Writer::ReadOnly, readers)
+    }
+
+    fn with(path: &Path, writer: Writer, readers: u32) -> Result<Self> {
+        let manager = SqliteConnectionManager::file(path)
+            .with_flags(connection::READ_ONLY)
+            .with_init(|conn| connection::configure_reader(conn).map_err(sqlite_error));
+        let readers = Pool::builder()
+            .max_size(readers.max(1))
+            .min_idle(Some(0))
+            // Each read asks the connection something at once; a separate question would only cost time.
+            .test_on_check_out(false)
+            .error_handler(Box::new(r2d2::NopErrorHandler))
+            .build_unchecked(manager);
+        Ok(Self { path: path.to_path_buf(), readers, writer: Mutex::new(writer) })
+    }
+
+    /// Runs `work` in a read transaction: all that it reads is of one moment.
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        // r2d2 turns the failure to open a connection into a text; opening one directly tells the kind.
+        let mut conn = match self.readers.get() {
+            Ok(conn) => conn,
+            Err(error) => {
+                Connection::open_with_flags(&self.path, connection::READ_ONLY)
+                    .map_err(|error| Error::from(error).at(&self.path))?;
+                tracing::warn!(%error, "no connection for reading became free");
+                return Err(Error::Busy { path: self.path.clone() });
+            }
+        };
+        conn.transaction()
+            .map_err(Error::from)
+            .and_then(|transaction| work(&transaction))
+            .map_err(|error| error.at(&self.path))
+    }
+
+    /// Runs `work` in a write transaction. When this returns `Ok`, the transaction is on the disk; else it left no trace.
+    pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
+        let mut writer = self.writer();
+        let conn = match &mut *writer {
+            Writer::Open(conn) => Ok(conn),
+            Writer::ReadOnly => {
+                Err(Error::ReadOnly { path: self.path.clone(), detail: "it was opened for reading only".into() })
+            }
+            Writer::Closed(Closed::TakenOver) => Err(Error::TakenOver { path: self.directory() }),
+            Writer::Closed(Closed::ShutDown) => Err(Error::ShutDown { path: self.directory() }),
+        }?;
+        let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
+        let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let result = work(&transaction)?;
+        transaction.commit().map_err(failed)?;
+        Ok(result)
+    }
+
+    /// Closes the writing connection, after the write at hand. Every later write fails and says why.
+    pub(crate) fn close_writer(&self, why: Closed) {
+        *self.writer() = Writer::Closed(why);
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.path.parent().unwrap_or(&self.path).to_path_buf()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        // A panic in a caller's closure rolled its transaction back; the connection is as good as before.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open_writer(path: &Path, durability: Durability, backup: impl FnOnce() -> Result<()>) -> Result<Connection> {
+    if !exists(path)? {
+        create(path)?;
+    }
+    let mut conn = connection::open_writer(path)?;
+    migrations::migrate(&mut conn, path, backup)?;
+    connection::configure_writer(&conn, durability)?;
+    Ok(conn)
+}
+
+/// Whether the database is there. A log without its database is not taken for the absence of both.
+fn exists(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.len() == 0 => {
+            Err(Error::NotAStateDatabase { path: path.to_path_buf(), detail: "the file is empty".into() })
+        }
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut log = path.as_os_str().to_owned();
+            log.push("-wal");
+            let log_is_left = fs::symlink_metadata(&log).is_ok_and(|metadata| metadata.len() > 0);
+            // The database of a process that is just making it comes before its log: look again.
+            if log_is_left && fs::symlink_metadata(path).is_err() {
+                let detail = "the file is missing, though its write-ahead log is there".into();
+                return Err(Error::Corrupt { path: path.to_path_buf(), detail });
+            }
+            Ok(log_is_left)
+        }
+        Err(error) => Err(Error::io("read", path)(error)),
+    }
+}
+
+/// Makes a new database under a temporary name, complete, and gives it its name.
+///
+/// So an empty or half-made database never stands under the name, not even after a kill, and an empty file there is
+/// always a loss and never a beginning.
+fn create(path: &Path) -> Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let file = Builder::new()
+        .prefix(".state-")
+        .suffix(".db")
+        .permissions(private_file())
+        .tempfile_in(directory)
+        .map_err(Error::io("create a file in", directory))?;
+    let mut conn = connection::open_writer(file.path())?;
+    // Freed pages can be given back to the file system bit by bit; this must be set before the first table.
+    conn.pragma_update(None, "auto_vacuum", "incremental")?;
+    migrations::create(&mut conn, path)?;
+    conn.close().map_err(|(_, error)| error)?;
+    file.as_file().sync_all().map_err(Error::io("write", file.path()))?;
+    match file.persist_noclobber(path) {
+        Ok(_) => sync_directory(directory),
+        // Another process was first; its database is as good.
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::io("create", path)(error.error)),
+    }
+}
+
+fn sqlite_error(error: Error) -> rusqlite::Error {
+    match error {
+        Error::Sqlite { source, .. } => source,
+        other => rusqlite::Error::ToSqlConversionFailure(Box::new(other)),
+    }
+}

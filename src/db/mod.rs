@@ -1,0 +1,20 @@
+//! The database under the store: connections, the one writer, migrations, and how values are coded in columns.
+//!
+//! Locking: one connection writes, under a mutex and `BEGIN IMMEDIATE`; a pool of read-only connections reads, each in a
+//! transaction of its own, so that readers see one moment and never wait for the writer. Nothing here reads the
+//! database's files other than through SQLite: closing a file handle on them would drop SQLite's locks.
+
+mod backup;
+mod codec;
+mod connection;
+mod database;
+mod migrations;
+mod table;
+
+pub(crate) use backup::copy_database;
+pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
+pub use connection::Durability;
+pub(crate) use database::{Closed, Database};
+pub(crate) use migrations::status as migration_status;
+pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
+pub(crate) use table::{List, Table};

@@ -1,0 +1,199 @@
+//! Writing only what changed, for a table of keyed rows and for a table of ordered list items.
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Params, Row, params_from_iter};
+
+use super::RowReader;
+use crate::error::Result;
+
+/// A table whose first column is the key.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) columns: &'static [&'static str],
+}
+
+impl Table {
+    /// Writes the row, given as one value for each column: inserts it, or updates the columns that differ.
+    ///
+    /// Returns whether the row is new.
+    pub(crate) fn write(&self, conn: &Connection, values: &[ToSqlOutput<'_>]) -> Result<bool> {
+        let Self { name, columns } = self;
+        let mut select = conn.prepare_cached(&self.select(&format!("WHERE {} = ?1", columns[0])))?;
+        let mut rows = select.query([&values[0]])?;
+        let Some(row) = rows.next()? else {
+            conn.prepare_cached(&insert_sql(name, columns.iter()))?.execute(params_from_iter(values))?;
+            return Ok(true);
+        };
+        let mut changed = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            if row.get_ref(index)? != value_ref(value) {
+                changed.push(index);
+            }
+        }
+        drop(rows);
+        if !changed.is_empty() {
+            let assignments: Vec<_> = changed.iter().map(|&index| format!("{} = ?", columns[index])).collect();
+            let sql = format!("UPDATE {name} SET {} WHERE {} = ?", assignments.join(", "), columns[0]);
+            let parameters = changed.iter().map(|&index| &values[index]).chain([&values[0]]);
+            conn.prepare_cached(&sql)?.execute(params_from_iter(parameters))?;
+        }
+        Ok(false)
+    }
+
+    /// Deletes the row with that key; whether there was one.
+    pub(crate) fn delete(&self, conn: &Connection, key: &str) -> Result<bool> {
+        let sql = format!("DELETE FROM {} WHERE {} = ?1", self.name, self.columns[0]);
+        Ok(conn.prepare_cached(&sql)?.execute([key])? > 0)
+    }
+
+    /// Reads the rows that the rest of a SELECT names, one after the other.
+    pub(crate) fn read(
+        &self,
+        conn: &Connection,
+        condition: &str,
+        parameters: impl Params,
+        mut each: impl FnMut(RowReader<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut select = conn.prepare_cached(&self.select(condition))?;
+        let mut rows = select.query(parameters)?;
+        while let Some(row) = rows.next()? {
+            each(RowReader::new(row, self.name, self.columns))?;
+        }
+        Ok(())
+    }
+
+    fn select(&self, condition: &str) -> String {
+        format!("SELECT {} FROM {} {condition}", self.columns.join(", "), self.name)
+    }
+}
+
+/// A table of list items: the columns that name the list, `position` from 0, and the item's own columns.
+pub(crate) struct List {
+    pub(crate) table: &'static str,
+    /// Columns that name the list; none where the table holds a single one.
+    pub(crate) owner: &'static [&'static str],
+    pub(crate) columns: &'static [&'static str],
+}
+
+impl List {
+    /// Writes the list: items that differ are updated, further ones inserted, surplus ones deleted.
+    pub(crate) fn write(&self, conn: &Connection, owner: &[&str], items: &[Vec<ToSqlOutput<'_>>]) -> Result<()> {
+        let mut stored = 0;
+        let mut changed = Vec::new();
+        let mut contiguous = true;
+        {
+            let mut select = conn.prepare_cached(&self.select("position, "))?;
+            let mut rows = select.query(params_from_iter(owner))?;
+            while let Some(row) = rows.next()? {
+                contiguous &= row.get_ref(0)? == ValueRef::Integer(stored as i64);
+                if let Some(item) = items.get(stored)
+                    && !same(row, 1, item)?
+                {
+                    changed.push(stored);
+                }
+                stored += 1;
+            }
+        }
+        if !contiguous {
+            // Somebody deleted or moved items by hand: positions no longer tell which item is which.
+            self.delete_from(conn, owner, i64::MIN)?;
+            return self.insert(conn, owner, items, 0);
+        }
+        for index in changed {
+            let assignments: Vec<_> = self.columns.iter().map(|column| format!("{column} = ?")).collect();
+            let sql = format!("UPDATE {} SET {} WHERE {}", self.table, assignments.join(", "), self.is_item("="));
+            let key = owner.iter().map(|value| super::text(value)).chain([super::integer(index as i64)]);
+            conn.prepare_cached(&sql)?.execute(params_from_iter(items[index].iter().cloned().chain(key)))?;
+        }
+        if stored > items.len() {
+            self.delete_from(conn, owner, items.len() as i64)?;
+        }
+        self.insert(conn, owner, items, stored)
+    }
+
+    /// Reads the list, one item after the other.
+    pub(crate) fn read(
+        &self,
+        conn: &Connection,
+        owner: &[&str],
+        mut each: impl FnMut(RowReader<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut select = conn.prepare_cached(&self.select(""))?;
+        let mut rows = select.query(params_from_iter(owner))?;
+        while let Some(row) = rows.next()? {
+            each(RowReader::new(row, self.table, self.columns))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a list of texts.
+    pub(crate) fn write_texts(&self, conn: &Connection, owner: &[&str], items: &[String]) -> Result<()> {
+        self.write(conn, owner, &items.iter().map(|item| vec![super::text(item)]).collect::<Vec<_>>())
+    }
+
+    /// Reads a list of texts.
+    pub(crate) fn read_texts(&self, conn: &Connection, owner: &[&str]) -> Result<Vec<String>> {
+        let mut items = Vec::new();
+        self.read(conn, owner, |mut row| {
+            items.push(row.get()?);
+            Ok(())
+        })?;
+        Ok(items)
+    }
+
+    fn insert(&self, conn: &Connection, owner: &[&str], items: &[Vec<ToSqlOutput<'_>>], from: usize) -> Result<()> {
+        if from >= items.len() {
+            return Ok(());
+        }
+        let mut insert =
+            conn.prepare_cached(&insert_sql(self.table, self.owner.iter().chain(&["position"]).chain(self.columns)))?;
+        for (index, item) in items.iter().enumerate().skip(from) {
+            let key = owner.iter().map(|value| super::text(value)).chain([super::integer(index as i64)]);
+            insert.execute(params_from_iter(key.chain(item.iter().cloned())))?;
+        }
+        Ok(())
+    }
+
+    fn delete_from(&self, conn: &Connection, owner: &[&str], position: i64) -> Result<()> {
+        let sql = format!("DELETE FROM {} WHERE {}", self.table, self.is_item(">="));
+        let key = owner.iter().map(|value| super::text(value)).chain([super::integer(position)]);
+        conn.prepare_cached(&sql)?.execute(params_from_iter(key))?;
+        Ok(())
+    }
+
+    fn select(&self, first: &str) -> String {
+        let condition: Vec<_> = self.owner.iter().map(|column| format!("{column} = ?")).collect();
+        let condition = if condition.is_empty() { "true".into() } else { condition.join(" AND ") };
+        let columns = self.columns.join(", ");
+        format!("SELECT {first}{columns} FROM {} WHERE {condition} ORDER BY position", self.table)
+    }
+
+    fn is_item(&self, comparison: &str) -> String {
+        let owner: String = self.owner.iter().map(|column| format!("{column} = ? AND ")).collect();
+        format!("{owner}position {comparison} ?")
+    }
+}
+
+fn insert_sql<'a>(table: &str, columns: impl Iterator<Item = &'a &'static str>) -> String {
+    let columns: Vec<&str> = columns.copied().collect();
+    let marks = vec!["?"; columns.len()].join(", ");
+    format!("INSERT INTO {table} ({}) VALUES ({marks})", columns.join(", "))
+}
+
+/// Whether the columns of a row from `first` on hold these values.
+fn same(row: &Row<'_>, first: usize, values: &[ToSqlOutput<'_>]) -> Result<bool> {
+    for (index, value) in values.iter().enumerate() {
+        if row.get_ref(first + index)? != value_ref(value) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn value_ref<'a>(value: &'a ToSqlOutput<'a>) -> ValueRef<'a> {
+    match value {
+        ToSqlOutput::Borrowed(value) => *value,
+        ToSqlOutput::Owned(value) => value.into(),
+        _ => ValueRef::Null,
+    }
+}

@@ -1,0 +1,130 @@
+//! The state directory: what lies in it, who may read it, and how files in it are replaced.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The state directory, seen from the base directory.
+pub const STATE_DIRECTORY: &str = ".agentmux/state";
+/// Where the TypeScript service kept it under its former name.
+pub const FORMER_STATE_DIRECTORY: &str = ".crewly/state";
+/// The database.
+pub const DATABASE_FILE: &str = "state.db";
+/// The JSON export.
+pub const EXPORT_FILE: &str = "current-state.json";
+/// The name that early releases of the TypeScript service gave their state file.
+pub const EARLY_EXPORT_FILE: &str = "orchestrator-state.json";
+/// Backups.
+pub const BACKUP_DIRECTORY: &str = "backups";
+/// The orchestrator's own files for its work on its own code.
+pub const SELF_IMPROVEMENT_DIRECTORY: &str = "self-improvement";
+
+/// The state directory of this user: `.agentmux/state` below the home directory.
+///
+/// # Errors
+/// [`Error::NoHome`] where the home directory is not known.
+pub fn default_state_dir() -> Result<PathBuf> {
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    Ok(home.ok_or(Error::NoHome)?.join(STATE_DIRECTORY))
+}
+
+/// Only the owner reads and writes: the state holds conversations and code.
+pub(crate) fn private_file() -> Permissions {
+    Permissions::from_mode(0o600)
+}
+
+/// Makes the directory and those above it that are missing, with mode 0700 whatever the umask.
+pub(crate) fn create_directory(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent()
+        && !parent.as_os_str().is_empty()
+    {
+        create_directory(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Error::io("set the mode of", path)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(Error::io("create", path)(error)),
+    }
+}
+
+/// Makes the state directory and what belongs into it, and returns its absolute path without links.
+///
+/// SQLite refuses links on the way to a database; the directory itself may be reached through one.
+pub(crate) fn prepare(state_dir: &Path) -> Result<PathBuf> {
+    create_directory(state_dir)?;
+    let state_dir = resolve(state_dir)?;
+    create_directory(&state_dir.join(BACKUP_DIRECTORY))?;
+    create_directory(&state_dir.join(SELF_IMPROVEMENT_DIRECTORY))?;
+    Ok(state_dir)
+}
+
+/// Whether there is a link under that name.
+pub(crate) fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
+/// The absolute path of an existing directory, without links.
+pub(crate) fn resolve(directory: &Path) -> Result<PathBuf> {
+    fs::canonicalize(directory).map_err(Error::io("find", directory))
+}
+
+/// Makes the entries of a directory durable: a file that was created or renamed in it.
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(Error::io("write", directory))
+}
+
+/// Replaces a file by what `write` writes, or leaves it as it was: nobody ever sees a part.
+///
+/// The content is on the disk before it takes the name. Returns the new file's metadata.
+pub(crate) fn replace_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>,
+) -> Result<fs::Metadata> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .suffix(TEMPORARY_SUFFIX)
+        .permissions(private_file())
+        .tempfile_in(directory)
+        .map_err(Error::io("create a file in", directory))?;
+    let mut out = BufWriter::with_capacity(64 * 1024, file.as_file_mut());
+    write(&mut out)?;
+    out.flush().map_err(Error::io("write", path))?;
+    drop(out);
+    file.as_file().sync_all().map_err(Error::io("write", path))?;
+    let file = file.persist(path).map_err(|error| Error::io("replace", path)(error.error))?;
+    sync_directory(directory)?;
+    file.metadata().map_err(Error::io("read", path))
+}
+
+/// Holds the state directory against other writers of the export until it is dropped; also across processes.
+pub(crate) fn lock_for_export(state_dir: &Path) -> Result<File> {
+    let directory = File::open(state_dir).map_err(Error::io("open", state_dir))?;
+    directory.lock().map_err(Error::io("lock", state_dir))?;
+    Ok(directory)
+}
+
+/// Removes what a killed process left of files that it was about to replace. Only under the lock for the export.
+pub(crate) fn remove_temporary_files(state_dir: &Path) {
+    let Ok(entries) = fs::read_dir(state_dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX) {
+            // Left where it cannot be removed: it is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+const TEMPORARY_PREFIX: &str = ".writing-";
+const TEMPORARY_SUFFIX: &str = ".tmp";

@@ -1,0 +1,265 @@
+//! Loading a document into the store: all of it in one transaction, or nothing.
+
+use std::io::BufRead;
+
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use serde::Serialize;
+
+use super::reader::{self, Document, Finding, Record, Sink};
+use crate::error::{DocumentProblem, Error, Result};
+use crate::model::Timestamp;
+use crate::store::{
+    self, SetAsideRecord, StateStore, agent, conversation, head, project, self_improvement, set_aside, task,
+};
+
+/// What to do with the state that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImportMode {
+    /// There must be none: no conversation, task, agent, project or self-improvement.
+    #[default]
+    IntoEmpty,
+    /// Replace all of it by the document.
+    Replace,
+    /// Add the document's entities; those with a key that is there already take the place of the present ones.
+    Merge,
+}
+
+/// How a document is imported.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// What to do with the state that is there.
+    pub mode: ImportMode,
+    /// Import only a document in which everything is as the format says.
+    pub strict: bool,
+    /// Allow a replacement to leave the state empty, or with less than half of its entities.
+    pub allow_shrink: bool,
+    /// What messages and records set aside call the document, for instance its file name.
+    pub source_name: String,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportReport {
+    /// The document's version.
+    pub source_version: String,
+    /// What was read.
+    pub imported: ImportCounts,
+    /// What could not be read, and is kept in the table `set_aside`.
+    pub set_aside: Vec<ReportedSetAside>,
+    /// What was not as the format says, and was read all the same.
+    pub warnings: Vec<ReportedWarning>,
+    /// The backup of the state as it was before, where one was made.
+    pub backup: Option<String>,
+}
+
+/// How much of each kind an import read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportCounts {
+    /// Conversations.
+    pub conversations: u64,
+    /// Messages of all conversations.
+    pub messages: u64,
+    /// Tasks.
+    pub tasks: u64,
+    /// Agents.
+    pub agents: u64,
+    /// Projects.
+    pub projects: u64,
+    /// 1 where the document holds the orchestrator's work on its own code.
+    pub self_improvement: u64,
+}
+
+/// A record that an import set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReportedSetAside {
+    /// Where it stood in the document.
+    pub path: String,
+    /// Why it could not be read.
+    pub reason: String,
+}
+
+/// Something that was not as the format says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReportedWarning {
+    /// Where it stands in the document.
+    pub path: String,
+    /// What it is, and how it was read.
+    pub message: String,
+}
+
+impl StateStore {
+    /// Loads a state document, in one transaction.
+    ///
+    /// What can be read is imported; what cannot is kept, word for word, in the table `set_aside` and named in the
+    /// report. With [`ImportOptions::strict`], anything that is not as the format says makes the import fail. A state that
+    /// is replaced lies in a backup first.
+    ///
+    /// ```
+    /// use agentmux_state::{ImportOptions, StateStore};
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let document = r#"{"version": "1.0.0", "tasks": [{"id": "T-1", "title": "no description"}, 7]}"#;
+    /// let store = StateStore::open(dir.path())?;
+    /// let report = store.import_json(document.as_bytes(), ImportOptions::default())?;
+    /// assert_eq!(report.set_aside[1].path, "$.tasks[1]");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Document`] where it is no document, [`Error::DocumentTooNew`], [`Error::DocumentProblems`] with
+    /// `strict`, [`Error::NotEmpty`], [`Error::WouldShrink`]: nothing was changed.
+    pub fn import_json(&self, reader: impl BufRead, options: ImportOptions) -> Result<ImportReport> {
+        self.transaction(|conn| {
+            let replaces = options.mode == ImportMode::Replace && store::count_entities(conn)? > 0;
+            let mut report = import(conn, self.options().clock.now(), reader, &options)?;
+            if replaces {
+                // Nothing is committed yet: another connection still sees the state as it was.
+                report.backup = Some(self.create_backup("before-import")?.id);
+            }
+            Ok(report)
+        })
+    }
+
+    /// Reads a state document as [`import_json`](Self::import_json) would, and changes nothing anywhere.
+    ///
+    /// ```
+    /// use agentmux_state::{Error, ImportOptions, StateStore};
+    ///
+    /// let cut_off = r#"{"version": "1.0.0", "tasks": ["#;
+    /// let result = StateStore::validate_json(cut_off.as_bytes(), &ImportOptions::default());
+    /// assert!(matches!(result, Err(Error::Document { line: 1, .. })));
+    /// ```
+    ///
+    /// # Errors
+    /// As `import_json`, as far as they come from the document.
+    pub fn validate_json(reader: impl BufRead, options: &ImportOptions) -> Result<ImportReport> {
+        let mut sink = Counter::default();
+        let document = reader::read(reader, &options.source_name, "", &mut sink)?;
+        report(document, sink.0, options)
+    }
+}
+
+/// Imports a document inside a transaction of the caller's.
+pub(crate) fn import(
+    conn: &Connection,
+    now: DateTime<Utc>,
+    reader: impl BufRead,
+    options: &ImportOptions,
+) -> Result<ImportReport> {
+    let before = store::count_entities(conn)?;
+    match options.mode {
+        ImportMode::IntoEmpty if before > 0 => {
+            let path = conn.path().map(Into::into).unwrap_or_default();
+            return Err(Error::NotEmpty { path });
+        }
+        ImportMode::Replace => store::clear(conn)?,
+        ImportMode::IntoEmpty | ImportMode::Merge => {}
+    }
+    let mut sink = Writer { conn, now: now.into(), source_name: &options.source_name, counter: Counter::default() };
+    let document = reader::read(reader, &options.source_name, &head::new(now).id, &mut sink)?;
+    let counts = sink.counter.0;
+    write_head(conn, &document, options.mode)?;
+
+    let after = store::count_entities(conn)?;
+    if options.mode == ImportMode::Replace && !options.allow_shrink && before > 0 && after * 2 < before {
+        return Err(Error::WouldShrink { before, after });
+    }
+    report(document, counts, options)
+}
+
+fn write_head(conn: &Connection, document: &Document, mode: ImportMode) -> Result<()> {
+    let mut new = document.head.clone();
+    if let Some(present) = head::read(conn)? {
+        if mode == ImportMode::Merge {
+            let added = new.extra;
+            new = present;
+            new.extra.extend(added);
+        } else {
+            new.metadata.restart_count = new.metadata.restart_count.max(present.metadata.restart_count);
+        }
+    }
+    head::write(conn, &new)
+}
+
+fn report(document: Document, imported: ImportCounts, options: &ImportOptions) -> Result<ImportReport> {
+    let mut findings = document.findings;
+    findings.sort_by_key(|finding| finding.line);
+    if options.strict && !findings.is_empty() {
+        let problem = |Finding { path, line, message, .. }| DocumentProblem { path, line, message };
+        let problems = findings.into_iter().map(problem).collect();
+        return Err(Error::DocumentProblems { source_name: options.source_name.clone(), problems });
+    }
+    let (set_aside, warnings): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.set_aside);
+    Ok(ImportReport {
+        source_version: document.head.version,
+        imported,
+        set_aside: set_aside.into_iter().map(|it| ReportedSetAside { path: it.path, reason: it.message }).collect(),
+        warnings: warnings.into_iter().map(|it| ReportedWarning { path: it.path, message: it.message }).collect(),
+        backup: None,
+    })
+}
+
+/// Writes what is read to the tables.
+struct Writer<'c> {
+    conn: &'c Connection,
+    now: Timestamp,
+    source_name: &'c str,
+    counter: Counter,
+}
+
+impl Sink for Writer<'_> {
+    fn record(&mut self, record: Record) -> Result<()> {
+        match &record {
+            // Reading never trims.
+            Record::Conversation(it) => conversation::write(self.conn, it, usize::MAX).map(drop),
+            Record::Task(it) => task::write(self.conn, it).map(drop),
+            Record::Agent(it) => agent::write(self.conn, it).map(drop),
+            Record::Project(it) => project::write(self.conn, it).map(drop),
+            Record::SelfImprovement(it) => self_improvement::write(self.conn, it),
+        }?;
+        self.counter.record(record)
+    }
+
+    fn set_aside(&mut self, path: &str, reason: &str, content: &str) -> Result<()> {
+        set_aside::insert(
+            self.conn,
+            &SetAsideRecord {
+                set_aside_at: self.now.clone(),
+                source: self.source_name.to_owned(),
+                path: path.to_owned(),
+                reason: reason.to_owned(),
+                content: content.to_owned(),
+            },
+        )
+    }
+}
+
+/// Counts what is read.
+#[derive(Default)]
+struct Counter(ImportCounts);
+
+impl Sink for Counter {
+    fn record(&mut self, record: Record) -> Result<()> {
+        let counts = &mut self.0;
+        match record {
+            Record::Conversation(it) => {
+                counts.conversations += 1;
+                counts.messages += it.recent_messages.len() as u64;
+            }
+            Record::Task(_) => counts.tasks += 1,
+            Record::Agent(_) => counts.agents += 1,
+            Record::Project(_) => counts.projects += 1,
+            Record::SelfImprovement(_) => counts.self_improvement += 1,
+        }
+        Ok(())
+    }
+
+    fn set_aside(&mut self, _: &str, _: &str, _: &str) -> Result<()> {
+        Ok(())
+    }
+}

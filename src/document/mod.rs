@@ -1,0 +1,19 @@
+//! State documents: reading one into the store, and writing the store as one.
+//!
+//! Reading is tolerant, streaming and lossless: the scanner cuts the document into records, each record is parsed and
+//! decoded by itself, and what cannot be read is set aside word for word. Memory is bounded by the largest record.
+
+mod decode;
+mod export;
+mod import;
+mod object;
+mod path;
+mod reader;
+mod scanner;
+mod typescript;
+mod value;
+
+pub use export::ExportedFile;
+pub(crate) use import::import;
+pub use import::{ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning};
+pub(crate) use typescript::typescript_file;

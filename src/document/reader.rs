@@ -1,0 +1,390 @@
+//! Reads a document record by record, hands on what can be read, and notes what cannot.
+
+use std::collections::{HashMap, HashSet};
+use std::io::BufRead;
+
+use serde_json::{Map, Value};
+
+use super::decode;
+use super::object::{Context, Notice, Object, Readable};
+use super::path::{Path, Step, steps_to, text_at};
+use super::scanner::{RawValue, Scanner};
+use super::value::{ParseError, parse};
+use crate::error::{Error, Result};
+use crate::model::{
+    AgentState, ConversationState, Extra, OrchestratorMetadata, OrchestratorState, ProjectState, STATE_VERSION,
+    SelfImprovementState, TaskState,
+};
+
+/// A record of a document.
+pub(super) enum Record {
+    Conversation(ConversationState),
+    Task(Box<TaskState>),
+    Agent(AgentState),
+    Project(ProjectState),
+    SelfImprovement(SelfImprovementState),
+}
+
+/// Takes what is read from a document.
+pub(super) trait Sink {
+    fn record(&mut self, record: Record) -> Result<()>;
+    fn set_aside(&mut self, path: &str, reason: &str, content: &str) -> Result<()>;
+}
+
+/// What was read, beside what the sink was given.
+pub(super) struct Document {
+    /// The document without its records.
+    pub(super) head: OrchestratorState,
+    /// What was not as the format says, in the order of the document.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Something that is not as the format says.
+pub(super) struct Finding {
+    pub(super) path: String,
+    pub(super) line: u64,
+    pub(super) message: String,
+    /// Whether it was set aside; else it is a warning.
+    pub(super) set_aside: bool,
+}
+
+const LISTS: [&str; 4] = ["conversations", "tasks", "agents", "projects"];
+const HEAD: [&str; 6] = ["id", "version", "checkpointedAt", "checkpointReason", "mode", "metadata"];
+/// How much is said of one record. Each finding costs as much as the record is long; beyond this it is set aside whole.
+const MOST_FINDINGS: usize = 1000;
+
+const SELF_IMPROVEMENT: &str = "selfImprovement";
+
+/// Reads a document to its end. `new_id` is the id of a document that has none.
+pub(super) fn read(input: impl BufRead, source_name: &str, new_id: &str, sink: &mut dyn Sink) -> Result<Document> {
+    let mut reader = Reader {
+        scanner: Scanner::new(input, source_name),
+        source_name,
+        sink,
+        findings: Vec::new(),
+        head: HashMap::new(),
+        extra: Extra::new(),
+        seen: HashSet::new(),
+        ids: HashSet::new(),
+    };
+    reader.document()?;
+    let head = reader.finish(new_id)?;
+    Ok(Document { head, findings: reader.findings })
+}
+
+struct Reader<'s, R> {
+    scanner: Scanner<'s, R>,
+    source_name: &'s str,
+    sink: &'s mut dyn Sink,
+    findings: Vec<Finding>,
+    /// Members of the head, as they stand in the document.
+    head: HashMap<String, RawValue>,
+    /// Members that this release does not know.
+    extra: Extra,
+    /// Members that have been read.
+    seen: HashSet<String>,
+    /// Keys of the records that have been read, each with the name of its list.
+    ids: HashSet<(&'static str, String)>,
+}
+
+impl<R: BufRead> Reader<'_, R> {
+    fn document(&mut self) -> Result<()> {
+        if self.scanner.skip_byte_order_mark()? {
+            self.find(Path::default().to_string(), 1, "a byte order mark stands before the document".into(), false);
+        }
+        match self.scanner.peek()? {
+            None => return Err(self.scanner.error("the document is empty".into())),
+            Some(b'{') => self.scanner.take(b'{')?,
+            Some(_) => {
+                let value = self.scanner.value()?;
+                self.parse(&value)?;
+                let what = if value.text == "null" { "the document is null" } else { "the document is no object" };
+                return Err(self.scanner.error_at(value.line, format!("{what}; a state document is an object")));
+            }
+        }
+        if !self.scanner.take_if(b'}')? {
+            loop {
+                self.member()?;
+                if self.scanner.take_if(b'}')? {
+                    break;
+                }
+                self.scanner.take(b',')?;
+            }
+        }
+        if self.scanner.peek()?.is_some() {
+            return Err(self.scanner.unexpected("the end of the document")?);
+        }
+        if !self.seen.iter().any(|key| is_known(key)) {
+            return Err(self.scanner.error("this is no state document: it has none of a state document's keys".into()));
+        }
+        Ok(())
+    }
+
+    fn member(&mut self) -> Result<()> {
+        let key = self.scanner.key()?;
+        if !self.seen.insert(key.clone()) {
+            let value = self.scanner.value()?;
+            self.parse(&value)?;
+            let reason = format!("a second {key:?}; the first one was read");
+            return self.set_aside(&Path::member(&key), &value, reason);
+        }
+        match key.as_str() {
+            "conversations" => self.list("conversations", decode::conversation, |it| &it.id, Record::Conversation),
+            "tasks" => self.list("tasks", decode::task, |it| &it.id, |it| Record::Task(it.into())),
+            "agents" => self.list("agents", decode::agent, |it| &it.session_name, Record::Agent),
+            "projects" => self.list("projects", decode::project, |it| &it.id, Record::Project),
+            SELF_IMPROVEMENT => {
+                let raw = self.scanner.value()?;
+                if raw.text != "null"
+                    && let Some(state) = self.record(&Path::member(&key), &raw, decode::self_improvement)?
+                {
+                    self.sink.record(Record::SelfImprovement(state))?;
+                }
+                Ok(())
+            }
+            known if HEAD.contains(&known) => {
+                let raw = self.scanner.value()?;
+                if known == "version" {
+                    refuse_newer(&raw.text, self.source_name)?;
+                }
+                self.head.insert(key, raw);
+                Ok(())
+            }
+            _ => {
+                let raw = self.scanner.value()?;
+                if let Some(value) = self.record(&Path::member(&key), &raw, |value, _| Ok(value))? {
+                    self.extra.insert(key, value);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        name: &'static str,
+        decode: fn(Value, &mut Context) -> Readable<T>,
+        id: fn(&T) -> &str,
+        wrap: fn(T) -> Record,
+    ) -> Result<()> {
+        let path = Path::member(name);
+        if self.scanner.peek()? != Some(b'[') {
+            let raw = self.scanner.value()?;
+            let found = self.parse(&raw)?;
+            if matches!(found, Some(Value::Null)) {
+                self.find(path.to_string(), raw.line, "missing or null, read as empty".into(), false);
+                return Ok(());
+            }
+            return self.set_aside(&path, &raw, "expected a list".into());
+        }
+        self.scanner.take(b'[')?;
+        if self.scanner.take_if(b']')? {
+            return Ok(());
+        }
+        for index in 0.. {
+            let raw = self.scanner.value()?;
+            let path = path.index(index);
+            if let Some(record) = self.record(&path, &raw, decode)? {
+                if self.ids.insert((name, id(&record).to_owned())) {
+                    self.sink.record(wrap(record))?;
+                } else {
+                    let reason = format!("a second one named {:?} in {name}; the first one was read", id(&record));
+                    self.set_aside(&path, &raw, reason)?;
+                }
+            }
+            if self.scanner.take_if(b']')? {
+                break;
+            }
+            self.scanner.take(b',')?;
+        }
+        Ok(())
+    }
+
+    /// Parses and decodes a record; `None` where it was set aside.
+    fn record<T>(
+        &mut self,
+        path: &Path,
+        raw: &RawValue,
+        decode: impl FnOnce(Value, &mut Context) -> Readable<T>,
+    ) -> Result<Option<T>> {
+        let value = match parse(&raw.text) {
+            Ok(parsed) => {
+                if let Some(key) = parsed.repeated_keys.first() {
+                    let reason = format!("the key {key:?} stands twice in one object; the last one was read");
+                    self.set_aside(path, raw, reason)?;
+                }
+                self.find_lone_surrogates(path, raw, &parsed.text, &parsed.lone_surrogates);
+                parsed.value
+            }
+            Err(ParseError::Malformed(error)) => return Err(self.malformed(raw, &error)),
+            Err(ParseError::Unholdable(error)) => {
+                self.set_aside(path, raw, error.to_string())?;
+                return Ok(None);
+            }
+        };
+        let mut context = Context::default();
+        match decode(value, &mut context) {
+            Ok(_) if context.notices.len() > MOST_FINDINGS => {
+                let reason = format!("more than {MOST_FINDINGS} parts of it are not as the format says");
+                self.set_aside(path, raw, reason)?;
+                Ok(None)
+            }
+            Ok(record) => {
+                for notice in context.notices {
+                    self.notice(path, raw, notice)?;
+                }
+                Ok(Some(record))
+            }
+            Err(unreadable) => {
+                self.set_aside(path, raw, unreadable.reason)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes sure that a value is well-formed.
+    fn parse(&mut self, raw: &RawValue) -> Result<Option<Value>> {
+        match parse(&raw.text) {
+            Ok(parsed) => Ok(Some(parsed.value)),
+            Err(ParseError::Unholdable(_)) => Ok(None),
+            Err(ParseError::Malformed(error)) => Err(self.malformed(raw, &error)),
+        }
+    }
+
+    /// Reads the head once all members are known, and notes what is missing.
+    fn finish(&mut self, new_id: &str) -> Result<OrchestratorState> {
+        for name in LISTS {
+            if !self.seen.contains(name) {
+                self.find(Path::member(name).to_string(), 1, "missing or null, read as empty".into(), false);
+            }
+        }
+        let raw = std::mem::take(&mut self.head);
+        let mut members = Map::new();
+        for key in HEAD {
+            if let Some(raw) = raw.get(key)
+                && let Some(value) = self.record(&Path::member(key), raw, |value, _| Ok(value))?
+            {
+                members.insert(key.to_owned(), value);
+            }
+        }
+        let mut context = Context::default();
+        let Ok(mut object) = Object::new(Value::Object(members), &mut context) else {
+            return Err(self.scanner.error("the document is no object".into()));
+        };
+        let head = OrchestratorState {
+            id: object.text_or("id", new_id),
+            version: object.text_or("version", STATE_VERSION),
+            checkpointed_at: object.text_or("checkpointedAt", ""),
+            checkpoint_reason: object.text_or("checkpointReason", "scheduled"),
+            mode: object.optional("mode"),
+            metadata: object.or_warn(
+                "metadata",
+                decode::metadata,
+                new_metadata,
+                "missing or null, read as that of no run",
+            ),
+            extra: std::mem::take(&mut self.extra),
+            ..OrchestratorState::default()
+        };
+        let nothing = RawValue { text: String::new(), line: 1 };
+        for notice in context.notices {
+            let (base, steps) = notice.steps.split_at(1);
+            let member = match &base[0] {
+                Step::Key(key) => raw.get(key),
+                Step::Index(_) => None,
+            };
+            let notice = Notice { steps: steps.to_vec(), ..notice };
+            self.notice(&Path(base.to_vec()), member.unwrap_or(&nothing), notice)?;
+        }
+        if major(&head.version).is_none() {
+            let line = raw.get("version").map_or(1, |raw| raw.line);
+            self.find(Path::member("version").to_string(), line, "no version number, kept as it stands".into(), false);
+        }
+        Ok(head)
+    }
+
+    fn notice(&mut self, path: &Path, raw: &RawValue, notice: Notice) -> Result<()> {
+        let path = path.join(&notice.steps);
+        // What is missing has no text: its line is that of the closest value around it.
+        let text = (0..=notice.steps.len()).rev().find_map(|length| text_at(&raw.text, &notice.steps[..length]));
+        let text = text.unwrap_or(&raw.text);
+        let line = line_of(raw, text.as_ptr() as usize - raw.text.as_ptr() as usize);
+        if notice.set_aside {
+            self.set_aside(&path, &RawValue { text: text.to_owned(), line }, notice.message)
+        } else {
+            self.find(path.to_string(), line, notice.message, false);
+            Ok(())
+        }
+    }
+
+    fn find_lone_surrogates(&mut self, path: &Path, raw: &RawValue, text: &str, offsets: &[usize]) {
+        let mut strings = 0;
+        let mut seen_to = 0;
+        for &offset in offsets {
+            if offset < seen_to {
+                continue;
+            }
+            strings += 1;
+            if strings > MOST_FINDINGS {
+                self.find(path.to_string(), raw.line, "more halves of surrogate pairs, read as U+FFFD".into(), false);
+                break;
+            }
+            // One warning for each string. A key has no path of its own: its object's then.
+            let (steps, end) = steps_to(text, offset);
+            seen_to = if steps.is_empty() { offset + 1 } else { end };
+            let message = "half a surrogate pair, read as U+FFFD".to_owned();
+            self.find(path.join(&steps).to_string(), line_of(raw, offset), message, false);
+        }
+    }
+
+    fn set_aside(&mut self, path: &Path, raw: &RawValue, reason: String) -> Result<()> {
+        let path = path.to_string();
+        self.sink.set_aside(&path, &reason, &raw.text)?;
+        self.find(path, raw.line, reason, true);
+        Ok(())
+    }
+
+    fn find(&mut self, path: String, line: u64, message: String, set_aside: bool) {
+        self.findings.push(Finding { path, line, message, set_aside });
+    }
+
+    fn malformed(&self, raw: &RawValue, error: &serde_json::Error) -> Error {
+        let line = raw.line + (error.line() as u64).saturating_sub(1);
+        self.scanner.error_at(line, format!("this is not JSON: {}", without_position(error)))
+    }
+}
+
+fn is_known(key: &str) -> bool {
+    LISTS.contains(&key) || HEAD.contains(&key) || key == SELF_IMPROVEMENT
+}
+
+fn new_metadata() -> OrchestratorMetadata {
+    OrchestratorMetadata { version: STATE_VERSION.to_owned(), ..OrchestratorMetadata::default() }
+}
+
+fn refuse_newer(text: &str, source_name: &str) -> Result<()> {
+    let Ok(version) = serde_json::from_str::<String>(text) else { return Ok(()) };
+    if major(&version) > major(STATE_VERSION) {
+        let source_name = source_name.to_owned();
+        return Err(Error::DocumentTooNew { source_name, found: version, supported: STATE_VERSION });
+    }
+    Ok(())
+}
+
+/// The major number of a semantic version.
+fn major(version: &str) -> Option<u64> {
+    let core = version.split(['-', '+']).next()?;
+    let mut numbers = core.split('.').map(|number| number.parse::<u64>().ok());
+    let (major, _, _) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    numbers.next().is_none().then_some(major)
+}
+
+fn line_of(raw: &RawValue, offset: usize) -> u64 {
+    raw.line + memchr::memchr_iter(b'\n', &raw.text.as_bytes()[..offset]).count() as u64
+}
+
+/// What serde_json says, without the position, which counts from the beginning of the record.
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
+}

@@ -1,0 +1,219 @@
+//! Cuts a JSON text that comes from a reader into the raw texts of its values, without holding more than one of them.
+//!
+//! serde_json cannot do this: it tells neither where a value stands nor what kind it is before it is read. The scanner
+//! only finds where values end; serde_json judges whether they are well-formed.
+
+use std::io::BufRead;
+
+use memchr::{memchr_iter, memchr2};
+
+use crate::error::{Error, Result};
+
+/// A position in a JSON text, between two of its tokens.
+pub(super) struct Scanner<'s, R> {
+    input: R,
+    source_name: &'s str,
+    line: u64,
+}
+
+/// A value's text and the line on which it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RawValue {
+    pub(super) text: String,
+    pub(super) line: u64,
+}
+
+impl<'s, R: BufRead> Scanner<'s, R> {
+    pub(super) fn new(input: R, source_name: &'s str) -> Self {
+        Self { input, source_name, line: 1 }
+    }
+
+    /// The next byte that is no white space, without taking it; `None` at the end.
+    pub(super) fn peek(&mut self) -> Result<Option<u8>> {
+        loop {
+            let buffer = fill(&mut self.input, self.source_name)?;
+            if buffer.is_empty() {
+                return Ok(None);
+            }
+            let blank = buffer.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count();
+            let next = buffer.get(blank).copied();
+            self.line += memchr_iter(b'\n', &buffer[..blank]).count() as u64;
+            self.input.consume(blank);
+            if next.is_some() {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Takes the next byte that is no white space if it is this one.
+    pub(super) fn take_if(&mut self, byte: u8) -> Result<bool> {
+        let found = self.peek()? == Some(byte);
+        if found {
+            self.input.consume(1);
+        }
+        Ok(found)
+    }
+
+    /// Takes the next byte that is no white space, which must be this one.
+    pub(super) fn take(&mut self, byte: u8) -> Result<()> {
+        if self.take_if(byte)? { Ok(()) } else { Err(self.unexpected(&format!("`{}`", char::from(byte)))?) }
+    }
+
+    /// Skips a byte order mark at the beginning of the text; whether there was one.
+    pub(super) fn skip_byte_order_mark(&mut self) -> Result<bool> {
+        const MARK: &[u8] = "\u{feff}".as_bytes();
+        let found = fill(&mut self.input, self.source_name)?.starts_with(MARK);
+        if found {
+            self.input.consume(MARK.len());
+        }
+        Ok(found)
+    }
+
+    /// The key of an object's next member, with the colon behind it taken.
+    pub(super) fn key(&mut self) -> Result<String> {
+        if self.peek()? != Some(b'"') {
+            return Err(self.unexpected("a key in double quotes")?);
+        }
+        let RawValue { text, line } = self.value()?;
+        let key = serde_json::from_str(&text).map_err(|error| self.error_at(line, error.to_string()))?;
+        self.take(b':')?;
+        Ok(key)
+    }
+
+    /// The text of the next value.
+    pub(super) fn value(&mut self) -> Result<RawValue> {
+        let Some(first) = self.peek()? else { return Err(self.unexpected("a value")?) };
+        let line = self.line;
+        let mut text = Vec::new();
+        match first {
+            b'{' | b'[' => self.container(&mut text)?,
+            b'"' => {
+                self.copy(&mut text, 1)?;
+                self.string(&mut text)?;
+            }
+            _ => self.scalar(&mut text)?,
+        }
+        if text.is_empty() {
+            return Err(self.unexpected("a value")?);
+        }
+        self.line += memchr_iter(b'\n', &text).count() as u64;
+        match String::from_utf8(text) {
+            Ok(text) => Ok(RawValue { text, line }),
+            Err(error) => {
+                let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = line + memchr_iter(b'\n', before).count() as u64;
+                Err(self.error_at(line, "the text is not UTF-8".into()))
+            }
+        }
+    }
+
+    /// An error at the present position.
+    pub(super) fn error(&self, detail: String) -> Error {
+        self.error_at(self.line, detail)
+    }
+
+    pub(super) fn error_at(&self, line: u64, detail: String) -> Error {
+        Error::Document { source_name: self.source_name.to_owned(), line, detail }
+    }
+
+    /// The error for what stands here in place of `expected`.
+    pub(super) fn unexpected(&mut self, expected: &str) -> Result<Error> {
+        Ok(match self.peek()? {
+            None => self.error(format!("the document is cut off: expected {expected}")),
+            Some(byte) if byte.is_ascii_graphic() => {
+                self.error(format!("this is not JSON: expected {expected}, found `{}`", char::from(byte)))
+            }
+            Some(byte) => self.error(format!("this is not JSON: expected {expected}, found byte {byte:#04x}")),
+        })
+    }
+
+    fn container(&mut self, text: &mut Vec<u8>) -> Result<()> {
+        let mut depth = 0_usize;
+        loop {
+            let buffer = self.filled(text)?;
+            let mut taken = 0;
+            let mut in_string = false;
+            for &byte in buffer {
+                taken += 1;
+                match byte {
+                    b'"' => in_string = true,
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth -= 1,
+                    _ => continue,
+                }
+                if in_string || depth == 0 {
+                    break;
+                }
+            }
+            self.copy(text, taken)?;
+            if in_string {
+                self.string(text)?;
+            } else if depth == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The rest of a string whose opening quote was taken.
+    fn string(&mut self, text: &mut Vec<u8>) -> Result<()> {
+        loop {
+            let buffer = self.filled(text)?;
+            match memchr2(b'"', b'\\', buffer) {
+                None => {
+                    let all = buffer.len();
+                    self.copy(text, all)?;
+                }
+                Some(at) if buffer[at] == b'"' => return self.copy(text, at + 1),
+                Some(at) => {
+                    self.copy(text, at + 1)?;
+                    // Whatever is escaped, its first byte is no closing quote.
+                    self.filled(text)?;
+                    self.copy(text, 1)?;
+                }
+            }
+        }
+    }
+
+    fn scalar(&mut self, text: &mut Vec<u8>) -> Result<()> {
+        loop {
+            let buffer = fill(&mut self.input, self.source_name)?;
+            let length = buffer
+                .iter()
+                .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+                .count();
+            let ends = length < buffer.len() || buffer.is_empty();
+            self.copy(text, length)?;
+            if ends {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The bytes at hand, inside a value of which `text` was read so far.
+    fn filled(&mut self, text: &[u8]) -> Result<&[u8]> {
+        if fill(&mut self.input, self.source_name)?.is_empty() {
+            let line = self.line + memchr_iter(b'\n', text).count() as u64;
+            return Err(self.error_at(line, "the document is cut off inside a value".into()));
+        }
+        fill(&mut self.input, self.source_name)
+    }
+
+    fn copy(&mut self, text: &mut Vec<u8>, length: usize) -> Result<()> {
+        text.extend_from_slice(&fill(&mut self.input, self.source_name)?[..length]);
+        self.input.consume(length);
+        Ok(())
+    }
+}
+
+/// The bytes at hand, at least one except at the end. Free of `self`, so that other fields stay usable beside them.
+fn fill<'i, R: BufRead>(input: &'i mut R, source_name: &str) -> Result<&'i [u8]> {
+    // `fill_buf` does not retry by itself when a signal comes in between.
+    loop {
+        match input.fill_buf() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(Error::Stream { name: source_name.to_owned(), source }),
+            Ok(_) => break,
+        }
+    }
+    input.fill_buf().map_err(|source| Error::Stream { name: source_name.to_owned(), source })
+}

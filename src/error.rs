@@ -1,0 +1,312 @@
+//! What can go wrong, by kind: callers match on the variant, people read the text.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A result of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What failed, on which file or record, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no database where one is to be read.
+    #[error("{} does not exist: there is no state here yet; start the orchestrator or run `agentmux-state import FILE`", path.display())]
+    NoDatabase {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+
+    /// The file is no SQLite database, or another program's.
+    #[error("{} is not a state database ({detail}); nothing was changed. Move it away or name another state directory", path.display())]
+    NotAStateDatabase {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        detail: String,
+    },
+
+    /// The database was written by a newer release.
+    #[error("{} has schema version {found}, and this release knows versions up to {supported}; nothing was changed. Use the newer release", path.display())]
+    SchemaTooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: u32,
+        /// The newest version that this release knows.
+        supported: u32,
+    },
+
+    /// The database has an older schema and was opened for reading only.
+    #[error("{} has schema version {found}, and this release needs version {required}; run `agentmux-state migrate`", path.display())]
+    SchemaOutdated {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: u32,
+        /// The version that this release needs.
+        required: u32,
+    },
+
+    /// The record of the migrations in the database is not one that this project's releases leave.
+    #[error("the migration history of {} is damaged: {detail}; nothing was changed. Restore a backup", path.display())]
+    HistoryDamaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+
+    /// A migration failed; the database is as it was.
+    #[error("upgrading {} failed and was undone: {detail}", path.display())]
+    MigrationFailed {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+
+    /// SQLite found the database damaged.
+    #[error("{} is damaged: {detail}; nothing was changed. Keep all files of the directory and restore a backup", path.display())]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite or this library found.
+        detail: String,
+    },
+
+    /// A stored value cannot be read, because it was edited by hand or damaged.
+    #[error("table {table}, row {row}, column {column}: {detail}; correct it with sqlite3")]
+    InvalidRow {
+        /// The table.
+        table: &'static str,
+        /// The row's key.
+        row: String,
+        /// The column.
+        column: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+
+    /// A value that was to be written cannot be stored.
+    #[error("{record}: {detail}; nothing was changed")]
+    InvalidValue {
+        /// What it belongs to, for instance `task T-1`.
+        record: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+
+    /// Another process kept the database locked for longer than the time-out.
+    #[error("{} was locked by another process for longer than the time-out; nothing was changed. Try again", path.display())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+    },
+
+    /// There is no room left on the disk.
+    #[error("no room left on the disk for {}; nothing was changed. Free some space and try again", path.display())]
+    DiskFull {
+        /// The file that was written.
+        path: PathBuf,
+    },
+
+    /// The database may not be written: by its permissions, its medium, or because it was opened for reading only.
+    #[error("{} cannot be written: {detail}", path.display())]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+
+    /// There is no such conversation, task, agent or project.
+    #[error("there is no {kind} {id:?}")]
+    NotFound {
+        /// What was looked for.
+        kind: &'static str,
+        /// Its key.
+        id: String,
+    },
+
+    /// The document is no JSON, is cut off, or is no state document.
+    #[error("{source_name}, line {line}: {detail}; nothing was changed")]
+    Document {
+        /// The file, or `standard input`.
+        source_name: String,
+        /// Line, from 1.
+        line: u64,
+        /// What is wrong.
+        detail: String,
+    },
+
+    /// The document was written by a newer major release.
+    #[error(
+        "{source_name} has version {found}, and this release reads versions up to {supported}; nothing was changed. Use the newer release"
+    )]
+    DocumentTooNew {
+        /// The file, or `standard input`.
+        source_name: String,
+        /// Its version.
+        found: String,
+        /// The version that this release writes.
+        supported: &'static str,
+    },
+
+    /// A strict import found problems.
+    #[error("{source_name} has {}; nothing was changed{}", count(problems.len(), "problem"), list(problems))]
+    DocumentProblems {
+        /// The file, or `standard input`.
+        source_name: String,
+        /// Every problem, in the order of the document.
+        problems: Vec<DocumentProblem>,
+    },
+
+    /// An import into a state that is not empty did not say what to do with what is there.
+    #[error("the state in {} is not empty; choose to replace it or to merge into it (`--replace`, `--merge`)", path.display())]
+    NotEmpty {
+        /// The database.
+        path: PathBuf,
+    },
+
+    /// A replacement would leave the state empty or less than half as large.
+    #[error(
+        "the new state has {} where the present one has {before}; nothing was changed. If that is meant, allow it (`--allow-shrink`)",
+        count(*after as usize, "record")
+    )]
+    WouldShrink {
+        /// Entities that the state has.
+        before: u64,
+        /// Entities that it would have.
+        after: u64,
+    },
+
+    /// Another live process holds the state directory.
+    #[error("{} is in use by process {}; stop it first", path.display(), holder(pid))]
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+        /// The process; `None` where it has not said yet.
+        pid: Option<u32>,
+    },
+
+    /// A second service in this process has taken the state directory over.
+    #[error("another service in this process has taken over {}; use that one", path.display())]
+    TakenOver {
+        /// The state directory.
+        path: PathBuf,
+    },
+
+    /// The service was shut down.
+    #[error("the service on {} was shut down", path.display())]
+    ShutDown {
+        /// The state directory.
+        path: PathBuf,
+    },
+
+    /// The service was not initialized.
+    #[error("the service on {} is not initialized; call `initialize` first", path.display())]
+    NotInitialized {
+        /// The state directory.
+        path: PathBuf,
+    },
+
+    /// The home directory is not known.
+    #[error("the home directory is not known; set HOME or name a base directory")]
+    NoHome,
+
+    /// A file or directory operation failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+
+    /// Reading a document or writing one failed.
+    #[error("{name}: {source}")]
+    Stream {
+        /// The document.
+        name: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+
+    /// Any other failure of SQLite.
+    #[error("{}: {source}", path.display())]
+    Sqlite {
+        /// The database; empty until the store names it.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+/// Something in a document that is not as the format says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentProblem {
+    /// Where it stands, for instance `$.tasks[3].title`.
+    pub path: String,
+    /// Its line, from 1.
+    pub line: u64,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for DocumentProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}: {}", self.line, self.path, self.message)
+    }
+}
+
+impl Error {
+    /// Names the database that a failure of SQLite belongs to, and classifies it.
+    pub(crate) fn at(self, path: &Path) -> Self {
+        use rusqlite::ErrorCode;
+
+        let Self::Sqlite { source, .. } = self else { return self };
+        let path = path.to_path_buf();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
+            Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: source.to_string() },
+            Some(ErrorCode::NotADatabase) => Self::NotAStateDatabase { path, detail: "no SQLite file".into() },
+            Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, detail: source.to_string() },
+            _ => Self::Sqlite { path, source },
+        }
+    }
+
+    /// A failed file operation.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite { path: PathBuf::new(), source }
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        n => format!("{n} {noun}s"),
+    }
+}
+
+fn list(problems: &[DocumentProblem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string())
+}

@@ -1,0 +1,64 @@
+//! Durable state for an agent orchestrator: conversations, tasks, agents, projects and the orchestrator's work on its own
+//! code, in SQLite.
+//!
+//! Two layers, both cheap to clone and usable from any thread:
+//!
+//! - [`StatePersistenceService`] is the orchestrator's lifecycle: it takes the state directory for this process, starts a
+//!   run, checkpoints, refreshes the JSON export, and shuts down. What the previous run left is there again.
+//! - [`StateStore`] is the storage: single entities, batches, one consistent snapshot, import and export.
+//!
+//! When a write returns `Ok`, it is on the disk. Nothing that is read from a document is dropped: what this release does
+//! not know is kept and written out again, and what cannot be read is set aside word for word.
+//!
+//! ```
+//! use agentmux_state::{StatePersistenceService, TaskState, TaskStatus};
+//!
+//! # fn main() -> agentmux_state::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let base = dir.path();
+//! let service = StatePersistenceService::new(Some(base)); // `None`: the home directory
+//! if let Some(state) = service.initialize()? {
+//!     for task in service.generate_resume_instructions(&state).tasks_to_resume {
+//!         println!("going on with {}", task.id);
+//!     }
+//! }
+//! let mut task = TaskState { id: "T-1".into(), title: "Fix the build".into(), ..Default::default() };
+//! task.status = TaskStatus::InProgress;
+//! service.update_task(&task)?; // on the disk
+//! service.prepare_for_shutdown()
+//! # }
+//! ```
+
+mod backup;
+mod clock;
+mod db;
+mod directory;
+mod document;
+mod error;
+mod json;
+mod lock;
+mod model;
+mod resume;
+mod service;
+mod store;
+mod timer;
+
+pub use backup::Backup;
+pub use clock::Clock;
+pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration};
+pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir};
+pub use document::{
+    ExportedFile, ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning,
+};
+pub use error::{DocumentProblem, Error, Result};
+pub use json::to_json;
+pub use lock::DirectoryLock;
+pub use model::*;
+pub use resume::resume_instructions;
+pub use service::{
+    CHECKPOINT_INTERVAL, ServiceOptions, StatePersistenceService, reset_state_persistence_service,
+    state_persistence_service,
+};
+pub use store::{
+    Batch, Checkpoint, Counts, ListFilter, Run, RunOutcome, SetAsideRecord, StateStore, StoreOptions, StoreSummary,
+};

@@ -1,0 +1,146 @@
+//! What to do after a restart: from a state in memory, or straight from the tables.
+//!
+//! The rules and the texts are the TypeScript service's. Both ways share them; `now` is passed in.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::Connection;
+
+use crate::error::Result;
+use crate::model::{
+    ConversationResume, NotificationType, OrchestratorState, ResumeInstructions, ResumeNotification,
+    SelfImprovementStatus, TaskResume, TaskStatus, Timestamp,
+};
+use crate::store::{StateStore, head};
+
+/// A conversation is resumed where its last activity lies less than this before now.
+const RESUME_WINDOW: TimeDelta = TimeDelta::hours(1);
+
+const RESUME_MESSAGE: &str = "I'm back after a restart. Let me continue where we left off.";
+
+/// What to do after a restart, from a state as the previous run left it.
+///
+/// ```
+/// use agentmux_state::{OrchestratorState, TaskState, TaskStatus, resume_instructions};
+///
+/// let task = TaskState { id: "T-1".into(), status: TaskStatus::Paused, ..Default::default() };
+/// let state = OrchestratorState { tasks: vec![task], ..Default::default() };
+/// let instructions = resume_instructions(&state, chrono::Utc::now());
+/// assert_eq!(instructions.resume_order, ["task:T-1"]);
+/// assert!(instructions.notifications[0].message.starts_with("AgentMux has restarted (restart #1)."));
+/// ```
+pub fn resume_instructions(state: &OrchestratorState, now: DateTime<Utc>) -> ResumeInstructions {
+    let tasks = state.tasks.iter().filter(|task| task.status.is_resumable());
+    let recent = state.conversations.iter().filter(|it| is_recent(&it.last_activity_at, now));
+    let change = state.self_improvement.as_ref().and_then(|state| state.current_task.as_ref());
+    instructions(
+        state.metadata.restart_count,
+        tasks
+            .map(|task| TaskResume { id: task.id.clone(), resume_from_checkpoint: task.checkpoint.is_some() })
+            .collect(),
+        recent.map(|conversation| conversation.id.clone()).collect(),
+        change.map(|change| (change.description.as_str(), &change.status)),
+    )
+}
+
+impl StateStore {
+    /// What to do after a restart, straight from the tables: reads only what it returns.
+    ///
+    /// Equal to [`resume_instructions`] of [`state`](Self::state).
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = agentmux_state::StateStore::open(dir.path())?;
+    /// assert!(store.resume_instructions(chrono::Utc::now())?.tasks_to_resume.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn resume_instructions(&self, now: DateTime<Utc>) -> Result<ResumeInstructions> {
+        self.read(|conn| {
+            let restart_count = head::read(conn)?.map_or(0, |state| state.metadata.restart_count);
+            let change = change_in_progress(conn)?;
+            let change = change.as_ref().map(|(description, status)| (description.as_str(), status));
+            Ok(instructions(restart_count, resumable_tasks(conn)?, recent_conversations(conn, now)?, change))
+        })
+    }
+}
+
+fn instructions(
+    restart_count: i64,
+    tasks: Vec<TaskResume>,
+    conversations: Vec<String>,
+    change: Option<(&str, &SelfImprovementStatus)>,
+) -> ResumeInstructions {
+    let mut notifications = vec![slack(format!(
+        "AgentMux has restarted (restart #{}). Resuming {} tasks and {} conversations.",
+        restart_count.saturating_add(1),
+        tasks.len(),
+        conversations.len()
+    ))];
+    if let Some((description, status)) = change
+        && matches!(status, SelfImprovementStatus::Implementing | SelfImprovementStatus::Testing)
+    {
+        notifications.push(slack(format!(
+            ":warning: Self-improvement task \"{description}\" was in progress. Status: {status}. \
+             Please verify the changes."
+        )));
+    }
+    let resume = |id| ConversationResume { id, resume_message: Some(RESUME_MESSAGE.to_owned()) };
+    ResumeInstructions {
+        resume_order: tasks.iter().map(|task| format!("task:{}", task.id)).collect(),
+        conversations_to_resume: conversations.into_iter().map(resume).collect(),
+        tasks_to_resume: tasks,
+        notifications,
+    }
+}
+
+fn slack(message: String) -> ResumeNotification {
+    ResumeNotification { notification_type: NotificationType::Slack, message }
+}
+
+/// A time to come, as a clock that was set back leaves it, is recent too.
+fn is_recent(last_activity_at: &Timestamp, now: DateTime<Utc>) -> bool {
+    last_activity_at.parse().is_some_and(|at| now.signed_duration_since(at) < RESUME_WINDOW)
+}
+
+fn resumable_tasks(conn: &Connection) -> Result<Vec<TaskResume>> {
+    let mut select = conn.prepare_cached(
+        "SELECT id, EXISTS (SELECT 1 FROM task_checkpoints WHERE task_id = id)
+         FROM tasks WHERE status IN (?1, ?2) ORDER BY position",
+    )?;
+    let rows = select.query_map([TaskStatus::InProgress.as_str(), TaskStatus::Paused.as_str()], |row| {
+        Ok(TaskResume { id: row.get(0)?, resume_from_checkpoint: row.get(1)? })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn recent_conversations(conn: &Connection, now: DateTime<Utc>) -> Result<Vec<String>> {
+    // The index finds candidates by whole seconds; the text decides. The `+` keeps SQLite from walking all rows in order
+    // for the sake of the ORDER BY.
+    let mut select = conn.prepare_cached(
+        "SELECT id, last_activity_at FROM conversations
+         WHERE last_activity_at GLOB '[0-9][0-9][0-9][0-9]-*' AND unixepoch(last_activity_at) >= ?1
+         ORDER BY +position",
+    )?;
+    let since = (now - RESUME_WINDOW).timestamp() - 1;
+    let mut rows = select.query([since])?;
+    let mut recent = Vec::new();
+    while let Some(row) = rows.next()? {
+        if is_recent(&row.get::<_, String>(1)?.into(), now) {
+            recent.push(row.get(0)?);
+        }
+    }
+    Ok(recent)
+}
+
+fn change_in_progress(conn: &Connection) -> Result<Option<(String, SelfImprovementStatus)>> {
+    let mut select = conn.prepare_cached(
+        "SELECT task_description, task_status FROM self_improvement
+         WHERE task_id IS NOT NULL AND task_description IS NOT NULL AND task_status IS NOT NULL",
+    )?;
+    let mut rows = select.query([])?;
+    Ok(match rows.next()? {
+        Some(row) => Some((row.get(0)?, row.get::<_, String>(1)?.into())),
+        None => None,
+    })
+}

@@ -1,0 +1,210 @@
+//! Conversations and their messages.
+
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::db::{RowReader, Table, optional_text, text, unknown_keys};
+use crate::error::{Error, Result};
+use crate::model::{ConversationState, PersistedMessage, SlackContext};
+
+pub(super) const TABLE: Table = Table {
+    name: "conversations",
+    columns: &[
+        "id",
+        "source",
+        "summary",
+        "user_id",
+        "slack_channel_id",
+        "slack_thread_ts",
+        "slack_extra",
+        "current_topic",
+        "last_activity_at",
+        "extra",
+    ],
+};
+
+const MESSAGES: Table =
+    Table { name: "messages", columns: &["position", "role", "content", "timestamp", "agent_name", "extra"] };
+
+/// Writes a conversation, new or known, with the newest `limit` of its messages. Messages that are there already are
+/// not written again. Returns whether it is new.
+pub(crate) fn write(conn: &Connection, conversation: &ConversationState, limit: usize) -> Result<bool> {
+    let ConversationState {
+        id,
+        source,
+        recent_messages,
+        summary,
+        user_id,
+        slack_context: slack,
+        current_topic,
+        last_activity_at,
+        extra,
+    } = conversation;
+    let new = TABLE.write(
+        conn,
+        &[
+            text(id),
+            text(source.as_str()),
+            optional_text(summary.as_deref()),
+            optional_text(user_id.as_deref()),
+            optional_text(slack.as_ref().map(|slack| slack.channel_id.as_str())),
+            optional_text(slack.as_ref().map(|slack| slack.thread_ts.as_str())),
+            unknown_keys(slack.as_ref().map(|slack| &slack.extra))?,
+            optional_text(current_topic.as_deref()),
+            text(last_activity_at.as_str()),
+            unknown_keys(extra)?,
+        ],
+    )?;
+    let messages = &recent_messages[recent_messages.len().saturating_sub(limit)..];
+    if new {
+        insert_messages(conn, id, 0, messages)?;
+    } else {
+        write_messages(conn, id, messages)?;
+    }
+    Ok(new)
+}
+
+/// Adds a message at the end of a conversation, drops what exceeds `limit`, and moves the conversation's last activity
+/// on to the message's time. Reads none of the other messages.
+pub(crate) fn append(conn: &Connection, id: &str, message: &PersistedMessage, limit: usize) -> Result<()> {
+    let last_activity_at: Option<String> = conn
+        .prepare_cached("SELECT last_activity_at FROM conversations WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    let Some(last_activity_at) = last_activity_at else {
+        return Err(Error::NotFound { kind: "conversation", id: id.to_owned() });
+    };
+    let next: i64 = conn
+        .prepare_cached("SELECT coalesce(max(position) + 1, 0) FROM messages WHERE conversation_id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    insert_messages(conn, id, next, std::slice::from_ref(message))?;
+    conn.prepare_cached(
+        "DELETE FROM messages WHERE conversation_id = ?1 AND position <= (
+           SELECT position FROM messages WHERE conversation_id = ?1 ORDER BY position DESC LIMIT 1 OFFSET ?2)",
+    )?
+    .execute(params![id, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let stored = crate::model::Timestamp::from(last_activity_at).parse();
+    if message.timestamp.parse().is_some_and(|at| stored.is_none_or(|stored| stored < at)) {
+        conn.prepare_cached("UPDATE conversations SET last_activity_at = ?2 WHERE id = ?1")?
+            .execute([id, message.timestamp.as_str()])?;
+    }
+    Ok(())
+}
+
+/// Reads the conversations that the rest of a SELECT names, in its order.
+pub(crate) fn read(
+    conn: &Connection,
+    condition: &str,
+    parameters: impl rusqlite::Params,
+    mut each: impl FnMut(ConversationState) -> Result<()>,
+) -> Result<()> {
+    TABLE.read(conn, condition, parameters, |mut row| {
+        let id: String = row.get()?;
+        let mut conversation = ConversationState {
+            source: row.text()?,
+            summary: row.get()?,
+            user_id: row.get()?,
+            slack_context: slack_context(&mut row)?,
+            current_topic: row.get()?,
+            last_activity_at: row.text()?,
+            extra: row.extra()?,
+            id,
+            recent_messages: Vec::new(),
+        };
+        read_messages(conn, &conversation.id, |_, message| {
+            conversation.recent_messages.push(message);
+            Ok(())
+        })?;
+        each(conversation)
+    })
+}
+
+fn slack_context(row: &mut RowReader<'_>) -> Result<Option<SlackContext>> {
+    let (channel_id, thread_ts, extra) = (row.get()?, row.get()?, row.extra()?);
+    Ok(match (channel_id, thread_ts) {
+        (Some(channel_id), Some(thread_ts)) => Some(SlackContext { channel_id, thread_ts, extra }),
+        _ => None,
+    })
+}
+
+/// Brings the stored messages to `messages`, writing only what differs.
+///
+/// Mostly the new list is the stored one less some at the start and with some more at the end, and only those are
+/// touched. Otherwise messages that stand at the same place are compared.
+fn write_messages(conn: &Connection, id: &str, messages: &[PersistedMessage]) -> Result<()> {
+    let mut positions = Vec::new();
+    let mut stored = Vec::new();
+    read_messages(conn, id, |position, message| {
+        positions.push(position);
+        stored.push(message);
+        Ok(())
+    })?;
+    let dropped = (0..stored.len()).find(|&dropped| messages.starts_with(&stored[dropped..])).unwrap_or(0);
+    for position in &positions[..dropped] {
+        delete_message(conn, id, *position)?;
+    }
+    let (positions, stored) = (&positions[dropped..], &stored[dropped..]);
+    for (index, position) in positions.iter().enumerate() {
+        match messages.get(index) {
+            Some(message) if *message == stored[index] => {}
+            Some(message) => update_message(conn, id, *position, message)?,
+            None => delete_message(conn, id, *position)?,
+        }
+    }
+    let next = positions.last().map_or(0, |last| last + 1);
+    insert_messages(conn, id, next, messages.get(positions.len()..).unwrap_or_default())
+}
+
+fn read_messages(conn: &Connection, id: &str, mut each: impl FnMut(i64, PersistedMessage) -> Result<()>) -> Result<()> {
+    MESSAGES.read(conn, "WHERE conversation_id = ?1 ORDER BY position", [id], |mut row| {
+        let position = row.get()?;
+        let message = PersistedMessage {
+            role: row.text()?,
+            content: row.get()?,
+            timestamp: row.text()?,
+            agent_name: row.get()?,
+            extra: row.extra()?,
+        };
+        each(position, message)
+    })
+}
+
+fn insert_messages(conn: &Connection, id: &str, first: i64, messages: &[PersistedMessage]) -> Result<()> {
+    let mut insert = conn.prepare_cached(
+        "INSERT INTO messages (role, content, timestamp, agent_name, extra, conversation_id, position)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for (position, message) in (first..).zip(messages) {
+        let [role, content, timestamp, agent_name, extra] = columns(message)?;
+        insert.execute(params![role, content, timestamp, agent_name, extra, id, position])?;
+    }
+    Ok(())
+}
+
+fn update_message(conn: &Connection, id: &str, position: i64, message: &PersistedMessage) -> Result<()> {
+    let [role, content, timestamp, agent_name, extra] = columns(message)?;
+    conn.prepare_cached(
+        "UPDATE messages SET role = ?, content = ?, timestamp = ?, agent_name = ?, extra = ?
+         WHERE conversation_id = ? AND position = ?",
+    )?
+    .execute(params![role, content, timestamp, agent_name, extra, id, position])?;
+    Ok(())
+}
+
+fn delete_message(conn: &Connection, id: &str, position: i64) -> Result<()> {
+    conn.prepare_cached("DELETE FROM messages WHERE conversation_id = ?1 AND position = ?2")?
+        .execute(params![id, position])?;
+    Ok(())
+}
+
+/// The columns of a message that say what it is.
+fn columns(message: &PersistedMessage) -> Result<[ToSqlOutput<'_>; 5]> {
+    let PersistedMessage { role, content, timestamp, agent_name, extra } = message;
+    Ok([
+        text(role.as_str()),
+        text(content),
+        text(timestamp.as_str()),
+        optional_text(agent_name.as_deref()),
+        unknown_keys(extra)?,
+    ])
+}

@@ -1,0 +1,548 @@
+//! The state in its tables, one file for each entity as in the model.
+//!
+//! The functions in these files take a connection and know nothing of transactions; [`StateStore`] and [`Batch`] open
+//! them. Every public write is one transaction and is on the disk when it returns.
+
+pub(crate) mod agent;
+pub(crate) mod checkpoint;
+pub(crate) mod conversation;
+pub(crate) mod head;
+pub(crate) mod project;
+pub(crate) mod run;
+pub(crate) mod self_improvement;
+pub(crate) mod set_aside;
+mod summary;
+pub(crate) mod task;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, ToSql, Transaction};
+
+pub use checkpoint::Checkpoint;
+pub use run::{Run, RunOutcome};
+pub use set_aside::SetAsideRecord;
+pub use summary::{Counts, StoreSummary};
+
+use crate::backup::{self, Backup};
+use crate::clock::Clock;
+use crate::db::{Closed, Database, Durability, MigrationStatus, Table, migration_status};
+use crate::directory::{self, DATABASE_FILE};
+use crate::error::{Error, Result};
+use crate::model::{
+    AgentState, ChangeType, CheckpointReason, ConversationState, MAX_PERSISTED_MESSAGES, OrchestratorMode,
+    OrchestratorState, PersistedMessage, ProjectState, SelfImprovementState, StateChange, StateDiff, TaskState,
+};
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// What is still there after the power fails. All, by default.
+    pub durability: Durability,
+    /// How many messages of a conversation an update keeps: the newest. 50 by default.
+    pub message_limit: usize,
+    /// How many threads may read at once; further ones wait. 8 by default.
+    pub max_readers: u32,
+    /// Where the time comes from.
+    pub clock: Clock,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            message_limit: MAX_PERSISTED_MESSAGES,
+            max_readers: 8,
+            clock: Clock::default(),
+        }
+    }
+}
+
+/// Which entities a list holds.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only those in this status.
+    pub status: Option<String>,
+    /// At most so many.
+    pub limit: Option<u32>,
+}
+
+/// The state of an orchestrator in its database.
+///
+/// Clones share one database. Writes take turns; reads run beside them and see one moment each.
+///
+/// ```
+/// use agentmux_state::{StateStore, TaskState, TaskStatus};
+///
+/// # fn main() -> agentmux_state::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let state_dir = dir.path();
+/// let store = StateStore::open(state_dir)?;
+/// let mut task = TaskState { id: "T-1".into(), title: "Fix the build".into(), ..TaskState::default() };
+/// store.update_task(&task)?; // on the disk
+/// task.status = TaskStatus::InProgress;
+/// store.update_task(&task)?; // one column of one row
+/// assert_eq!(store.task("T-1")?, Some(task));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct StateStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state_dir: PathBuf,
+    database: Database,
+    options: StoreOptions,
+    upgrade_backup: Option<Backup>,
+}
+
+impl StateStore {
+    /// Opens the state in a state directory; makes the directory and the database where they are missing, and upgrades
+    /// the database where it is behind, after a verified backup.
+    ///
+    /// # Errors
+    /// [`Error::NotAStateDatabase`], [`Error::SchemaTooNew`], [`Error::HistoryDamaged`] and [`Error::Corrupt`] leave the
+    /// file as it was.
+    pub fn open(state_dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(state_dir, StoreOptions::default())
+    }
+
+    /// As [`open`](Self::open), with options.
+    pub fn open_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
+        let state_dir = directory::prepare(state_dir.as_ref())?;
+        let path = state_dir.join(DATABASE_FILE);
+        let mut upgrade_backup = None;
+        let database = Database::open(&path, options.durability, options.max_readers, || {
+            upgrade_backup = Some(backup::create(&state_dir, "before-upgrade", options.clock.now())?);
+            Ok(())
+        })?;
+        Ok(Self { inner: Arc::new(Inner { state_dir, database, options, upgrade_backup }) })
+    }
+
+    /// Opens an existing state for reading only; makes and changes nothing.
+    ///
+    /// ```
+    /// use agentmux_state::{Error, StateStore};
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// assert!(matches!(StateStore::open_read_only(state_dir), Err(Error::NoDatabase { .. })));
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`] where there is none, [`Error::SchemaOutdated`] where an upgrade is due.
+    pub fn open_read_only(state_dir: impl AsRef<Path>) -> Result<Self> {
+        let state_dir = existing(state_dir.as_ref())?;
+        let options = StoreOptions::default();
+        let database = Database::open_read_only(&state_dir.join(DATABASE_FILE), options.max_readers)?;
+        Ok(Self { inner: Arc::new(Inner { state_dir, database, options, upgrade_backup: None }) })
+    }
+
+    /// Which migrations the database in a state directory has had and is to get. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`open_read_only`](Self::open_read_only), but an outdated schema is none.
+    pub fn migration_status(state_dir: impl AsRef<Path>) -> Result<MigrationStatus> {
+        let path = existing(state_dir.as_ref())?.join(DATABASE_FILE);
+        let database = Database::open_any_version(&path, 1)?;
+        database.read(|conn| migration_status(conn, &path))
+    }
+
+    /// The state directory, absolute and without links.
+    pub fn state_dir(&self) -> &Path {
+        &self.inner.state_dir
+    }
+
+    /// The backup that was made before the database was upgraded; `None` where opening found it up to date.
+    pub fn upgrade_backup(&self) -> Option<&Backup> {
+        self.inner.upgrade_backup.as_ref()
+    }
+
+    /// Adds a conversation or updates it. Only what changed is written; messages that are there already are not written
+    /// again. The newest 50 messages are kept ([`StoreOptions::message_limit`]).
+    ///
+    /// ```
+    /// use agentmux_state::{ConversationSource, ConversationState, PersistedMessage, StateStore};
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = StateStore::open(dir.path())?;
+    /// store.update_conversation(&ConversationState {
+    ///     id: "C-1".into(),
+    ///     source: ConversationSource::Slack,
+    ///     recent_messages: vec![PersistedMessage { content: "Ship it?".into(), ..Default::default() }],
+    ///     last_activity_at: "2026-11-22T10:00:00.000Z".into(),
+    ///     ..Default::default()
+    /// })
+    /// # }
+    /// ```
+    pub fn update_conversation(&self, conversation: &ConversationState) -> Result<()> {
+        self.write(|batch| batch.update_conversation(conversation))
+    }
+
+    /// Adds a message at the end of a conversation, without reading the others. The newest 50 are kept, and the
+    /// conversation's last activity moves on to the message's time where that is later.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such conversation.
+    pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
+        self.write(|batch| batch.append_message(conversation_id, message))
+    }
+
+    /// Adds a task or updates it: only the rows that differ are written.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] where the progress is no finite number.
+    pub fn update_task(&self, task: &TaskState) -> Result<()> {
+        self.write(|batch| batch.update_task(task))
+    }
+
+    /// Adds an agent or updates it.
+    pub fn update_agent(&self, agent: &AgentState) -> Result<()> {
+        self.write(|batch| batch.update_agent(agent))
+    }
+
+    /// Adds a project or updates it: only the rows that differ are written.
+    pub fn update_project(&self, project: &ProjectState) -> Result<()> {
+        self.write(|batch| batch.update_project(project))
+    }
+
+    /// Sets the state of the orchestrator's work on its own code: only the rows that differ are written.
+    pub fn update_self_improvement(&self, state: &SelfImprovementState) -> Result<()> {
+        self.write(|batch| batch.update_self_improvement(state))
+    }
+
+    /// Removes a conversation with its messages; whether there was one.
+    pub fn remove_conversation(&self, id: &str) -> Result<bool> {
+        self.write(|batch| batch.remove_conversation(id))
+    }
+
+    /// Removes a task; whether there was one. Whatever names it elsewhere stays as it is.
+    pub fn remove_task(&self, id: &str) -> Result<bool> {
+        self.write(|batch| batch.remove_task(id))
+    }
+
+    /// Removes an agent by the name of its session; whether there was one. Whatever names it elsewhere stays as it is.
+    pub fn remove_agent(&self, session_name: &str) -> Result<bool> {
+        self.write(|batch| batch.remove_agent(session_name))
+    }
+
+    /// Removes a project; whether there was one. Whatever names it elsewhere stays as it is.
+    pub fn remove_project(&self, id: &str) -> Result<bool> {
+        self.write(|batch| batch.remove_project(id))
+    }
+
+    /// Clears the state of the orchestrator's work on its own code; whether there was any.
+    pub fn clear_self_improvement(&self) -> Result<bool> {
+        self.write(|batch| batch.clear_self_improvement())
+    }
+
+    /// Sets what the orchestrator is doing as a whole.
+    pub fn set_mode(&self, mode: &OrchestratorMode) -> Result<()> {
+        self.write(|batch| batch.set_mode(mode))
+    }
+
+    /// Makes several changes in one transaction: all of them are on the disk when this returns `Ok`, or none happened.
+    ///
+    /// ```
+    /// use agentmux_state::{AgentState, Error, StateStore, TaskState};
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = StateStore::open(dir.path())?;
+    /// store.batch(|batch| {
+    ///     batch.update_task(&TaskState { id: "T-1".into(), assigned_to: Some("dev-1".into()), ..Default::default() })?;
+    ///     batch.update_agent(&AgentState { session_name: "dev-1".into(), ..Default::default() })?;
+    ///     Ok::<_, Error>(())
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// The closure must not call the store itself: other writes wait until it is done.
+    pub fn batch<T, E>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T, E> + Send) -> Result<T, E>
+    where
+        T: Send,
+        E: From<Error> + Send,
+    {
+        self.inner.database.write(|transaction| {
+            let now = self.inner.options.clock.now();
+            head::ensure(transaction, now).map_err(|error| error.at(self.inner.database.path()))?;
+            work(&Batch { transaction, store: &self.inner })
+        })
+    }
+
+    /// The conversation with that id.
+    pub fn conversation(&self, id: &str) -> Result<Option<ConversationState>> {
+        self.read(|conn| first(|each| conversation::read(conn, "WHERE id = ?1", [id], each)))
+    }
+
+    /// The task with that id.
+    pub fn task(&self, id: &str) -> Result<Option<TaskState>> {
+        self.read(|conn| first(|each| task::read(conn, "WHERE id = ?1", [id], each)))
+    }
+
+    /// The agent with that session name.
+    pub fn agent(&self, session_name: &str) -> Result<Option<AgentState>> {
+        self.read(|conn| first(|each| agent::read(conn, "WHERE session_name = ?1", [session_name], each)))
+    }
+
+    /// The project with that id.
+    pub fn project(&self, id: &str) -> Result<Option<ProjectState>> {
+        self.read(|conn| first(|each| project::read(conn, "WHERE id = ?1", [id], each)))
+    }
+
+    /// The state of the orchestrator's work on its own code.
+    pub fn self_improvement(&self) -> Result<Option<SelfImprovementState>> {
+        self.read(self_improvement::read)
+    }
+
+    /// Conversations in the order of the document. A conversation has no status: only the limit counts.
+    pub fn conversations(&self, filter: &ListFilter) -> Result<Vec<ConversationState>> {
+        let filter = ListFilter { status: None, ..filter.clone() };
+        self.read(|conn| all(|each| conversation::read(conn, &filter.condition(), &*filter.parameters(), each)))
+    }
+
+    /// Tasks in the order of the document.
+    pub fn tasks(&self, filter: &ListFilter) -> Result<Vec<TaskState>> {
+        self.read(|conn| all(|each| task::read(conn, &filter.condition(), &*filter.parameters(), each)))
+    }
+
+    /// Agents in the order of the document.
+    pub fn agents(&self, filter: &ListFilter) -> Result<Vec<AgentState>> {
+        self.read(|conn| all(|each| agent::read(conn, &filter.condition(), &*filter.parameters(), each)))
+    }
+
+    /// Projects in the order of the document.
+    pub fn projects(&self, filter: &ListFilter) -> Result<Vec<ProjectState>> {
+        self.read(|conn| all(|each| project::read(conn, &filter.condition(), &*filter.parameters(), each)))
+    }
+
+    /// The whole state as it was in one moment.
+    ///
+    /// A state to which nothing was ever written has the present moment as its id and its last checkpoint.
+    pub fn state(&self) -> Result<OrchestratorState> {
+        self.read(|conn| Ok(read_state(conn)?.unwrap_or_else(|| head::new(self.inner.options.clock.now()))))
+    }
+
+    /// What the orchestrator is doing as a whole.
+    pub fn mode(&self) -> Result<OrchestratorMode> {
+        self.read(|conn| Ok(head::read(conn)?.and_then(|state| state.mode).unwrap_or_default()))
+    }
+
+    /// What has changed since the last checkpoint, by anyone, with the entities as they are now.
+    pub fn changes(&self) -> Result<StateDiff> {
+        self.read(|conn| {
+            let mut diff = StateDiff { timestamp: self.inner.options.clock.now().into(), changes: Vec::new() };
+            for (change_type, id, operation) in checkpoint::changes(conn)? {
+                let data = self.data(conn, &change_type, &id)?;
+                diff.changes.push(StateChange { change_type, operation, id, data });
+            }
+            Ok(diff)
+        })
+    }
+
+    fn data(&self, conn: &Connection, change_type: &ChangeType, id: &str) -> Result<Option<serde_json::Value>> {
+        let data = match change_type {
+            ChangeType::Conversation => {
+                first(|each| conversation::read(conn, "WHERE id = ?1", [id], each))?.map(serde_json::to_value)
+            }
+            ChangeType::Task => first(|each| task::read(conn, "WHERE id = ?1", [id], each))?.map(serde_json::to_value),
+            ChangeType::Agent => {
+                first(|each| agent::read(conn, "WHERE session_name = ?1", [id], each))?.map(serde_json::to_value)
+            }
+            ChangeType::Project => {
+                first(|each| project::read(conn, "WHERE id = ?1", [id], each))?.map(serde_json::to_value)
+            }
+            ChangeType::SelfImprovement => self_improvement::read(conn)?.map(serde_json::to_value),
+            ChangeType::Other(_) => None,
+        };
+        data.transpose()
+            .map_err(|error| Error::InvalidValue { record: format!("{change_type} {id}"), detail: error.to_string() })
+    }
+
+    /// Records a checkpoint: a marker, as every update is on the disk by itself. Does not refresh the JSON export.
+    pub fn record_checkpoint(&self, reason: &CheckpointReason) -> Result<Checkpoint> {
+        self.transaction(|conn| checkpoint::record(conn, reason, self.inner.options.clock.now()))
+    }
+
+    /// The newest run of the orchestrator.
+    pub fn last_run(&self) -> Result<Option<Run>> {
+        self.read(run::last)
+    }
+
+    /// What imports could not read, oldest first.
+    pub fn set_aside(&self) -> Result<Vec<SetAsideRecord>> {
+        self.read(set_aside::read)
+    }
+
+    /// What is there, in numbers.
+    pub fn summary(&self) -> Result<StoreSummary> {
+        let backups = backup::count(self.state_dir())?;
+        self.read(|conn| summary::read(conn, backups))
+    }
+
+    pub(crate) fn options(&self) -> &StoreOptions {
+        &self.inner.options
+    }
+
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.inner.database.read(work)
+    }
+
+    /// A write transaction of this library's own, which gives the state no head.
+    pub(crate) fn transaction<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.inner.database.write(work).map_err(|error: Error| error.at(self.inner.database.path()))
+    }
+
+    /// Ends all writing through this store and its clones, after the write at hand.
+    pub(crate) fn close_writer(&self, why: Closed) {
+        self.inner.database.close_writer(why);
+    }
+
+    fn write<T: Send>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T> + Send) -> Result<T> {
+        self.batch(work)
+    }
+}
+
+/// The changes of one transaction; see [`StateStore::batch`].
+pub struct Batch<'t> {
+    transaction: &'t Transaction<'t>,
+    store: &'t Inner,
+}
+
+impl Batch<'_> {
+    /// As [`StateStore::update_conversation`].
+    pub fn update_conversation(&self, conversation: &ConversationState) -> Result<()> {
+        self.run(|conn| conversation::write(conn, conversation, self.store.options.message_limit)).map(drop)
+    }
+
+    /// As [`StateStore::append_message`].
+    pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
+        self.run(|conn| conversation::append(conn, conversation_id, message, self.store.options.message_limit))
+    }
+
+    /// As [`StateStore::update_task`].
+    pub fn update_task(&self, task: &TaskState) -> Result<()> {
+        self.run(|conn| task::write(conn, task)).map(drop)
+    }
+
+    /// As [`StateStore::update_agent`].
+    pub fn update_agent(&self, agent: &AgentState) -> Result<()> {
+        self.run(|conn| agent::write(conn, agent)).map(drop)
+    }
+
+    /// As [`StateStore::update_project`].
+    pub fn update_project(&self, project: &ProjectState) -> Result<()> {
+        self.run(|conn| project::write(conn, project)).map(drop)
+    }
+
+    /// As [`StateStore::update_self_improvement`].
+    pub fn update_self_improvement(&self, state: &SelfImprovementState) -> Result<()> {
+        self.run(|conn| self_improvement::write(conn, state))
+    }
+
+    /// As [`StateStore::remove_conversation`].
+    pub fn remove_conversation(&self, id: &str) -> Result<bool> {
+        self.remove(&conversation::TABLE, id)
+    }
+
+    /// As [`StateStore::remove_task`].
+    pub fn remove_task(&self, id: &str) -> Result<bool> {
+        self.remove(&task::TABLE, id)
+    }
+
+    /// As [`StateStore::remove_agent`].
+    pub fn remove_agent(&self, session_name: &str) -> Result<bool> {
+        self.remove(&agent::TABLE, session_name)
+    }
+
+    /// As [`StateStore::remove_project`].
+    pub fn remove_project(&self, id: &str) -> Result<bool> {
+        self.remove(&project::TABLE, id)
+    }
+
+    /// As [`StateStore::clear_self_improvement`].
+    pub fn clear_self_improvement(&self) -> Result<bool> {
+        self.run(self_improvement::clear)
+    }
+
+    /// As [`StateStore::set_mode`].
+    pub fn set_mode(&self, mode: &OrchestratorMode) -> Result<()> {
+        self.run(|conn| head::set_mode(conn, mode))
+    }
+
+    fn remove(&self, table: &Table, key: &str) -> Result<bool> {
+        self.run(|conn| table.delete(conn, key))
+    }
+
+    fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        work(self.transaction).map_err(|error| error.at(self.store.database.path()))
+    }
+}
+
+impl ListFilter {
+    fn condition(&self) -> String {
+        let status = if self.status.is_some() { "WHERE status = ?2 " } else { "" };
+        format!("{status}ORDER BY position LIMIT ?1")
+    }
+
+    fn parameters(&self) -> Vec<&dyn ToSql> {
+        const NO_LIMIT: &i64 = &-1;
+        let mut parameters: Vec<&dyn ToSql> = vec![match &self.limit {
+            Some(limit) => limit,
+            None => NO_LIMIT,
+        }];
+        parameters.extend(self.status.iter().map(|status| status as &dyn ToSql));
+        parameters
+    }
+}
+
+/// Reads the whole state; `None` where nothing was ever written.
+pub(crate) fn read_state(conn: &Connection) -> Result<Option<OrchestratorState>> {
+    let Some(mut state) = head::read(conn)? else { return Ok(None) };
+    const IN_ORDER: &str = "ORDER BY position";
+    state.conversations = all(|each| conversation::read(conn, IN_ORDER, [], each))?;
+    state.tasks = all(|each| task::read(conn, IN_ORDER, [], each))?;
+    state.agents = all(|each| agent::read(conn, IN_ORDER, [], each))?;
+    state.projects = all(|each| project::read(conn, IN_ORDER, [], each))?;
+    state.self_improvement = self_improvement::read(conn)?;
+    Ok(Some(state))
+}
+
+/// Deletes all entities; runs, checkpoints and records set aside stay.
+pub(crate) fn clear(conn: &Connection) -> Result<()> {
+    for table in [conversation::TABLE, task::TABLE, agent::TABLE, project::TABLE] {
+        conn.execute(&format!("DELETE FROM {}", table.name), [])?;
+    }
+    self_improvement::clear(conn)?;
+    Ok(())
+}
+
+/// How many entities there are.
+pub(crate) fn count_entities(conn: &Connection) -> Result<u64> {
+    Ok(summary::counts(conn)?.entities())
+}
+
+fn existing(state_dir: &Path) -> Result<PathBuf> {
+    if !state_dir.is_dir() {
+        return Err(Error::NoDatabase { path: state_dir.join(DATABASE_FILE) });
+    }
+    directory::resolve(state_dir)
+}
+
+type Each<'a, T> = &'a mut dyn FnMut(T) -> Result<()>;
+
+fn first<T>(read: impl FnOnce(Each<'_, T>) -> Result<()>) -> Result<Option<T>> {
+    Ok(all(read)?.pop())
+}
+
+fn all<T>(read: impl FnOnce(Each<'_, T>) -> Result<()>) -> Result<Vec<T>> {
+    let mut found = Vec::new();
+    read(&mut |entity| {
+        found.push(entity);
+        Ok(())
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,216 @@
+//! Tasks, with their steps, blockers, dependencies and checkpoints.
+
+use rusqlite::{Connection, Params};
+
+use crate::db::{List, Table, integer, json, optional_text, real, text, unknown_keys};
+use crate::error::{Error, Result};
+use crate::model::{TaskCheckpoint, TaskProgress, TaskState, Timestamp};
+
+pub(super) const TABLE: Table = Table {
+    name: "tasks",
+    columns: &[
+        "id",
+        "title",
+        "description",
+        "status",
+        "priority",
+        "assigned_to",
+        "team_id",
+        "project_id",
+        "percent_complete",
+        "current_step",
+        "created_at",
+        "started_at",
+        "last_activity_at",
+        "completed_at",
+        "progress_extra",
+        "empty_lists",
+        "extra",
+    ],
+};
+
+const STEPS: List = List { table: "task_steps", owner: &["task_id", "kind"], columns: &["step"] };
+const BLOCKERS: List = List { table: "task_blockers", owner: &["task_id"], columns: &["blocker"] };
+const DEPENDENCIES: List =
+    List { table: "task_dependencies", owner: &["task_id", "relation"], columns: &["other_task_id"] };
+
+const CHECKPOINTS: Table = Table {
+    name: "task_checkpoints",
+    columns: &["task_id", "step_index", "work_data", "agent_context", "empty_lists", "extra"],
+};
+const FILES: List = List { table: "task_checkpoint_files", owner: &["task_id"], columns: &["path"] };
+const ACTIONS: List = List { table: "task_checkpoint_actions", owner: &["task_id"], columns: &["action"] };
+
+/// Writes a task, new or known: the rows that differ. Returns whether it is new.
+pub(crate) fn write(conn: &Connection, task: &TaskState) -> Result<bool> {
+    let TaskState {
+        id,
+        title,
+        description,
+        status,
+        priority,
+        assigned_to,
+        team_id,
+        project_id,
+        progress,
+        blocked_by,
+        blocks,
+        created_at,
+        started_at,
+        last_activity_at,
+        completed_at,
+        checkpoint,
+        extra,
+    } = task;
+    let TaskProgress {
+        percent_complete,
+        current_step,
+        completed_steps,
+        remaining_steps,
+        blockers,
+        extra: progress_extra,
+    } = progress;
+    if !percent_complete.is_finite() {
+        let detail = format!("progress.percentComplete is {percent_complete}, which no document can hold");
+        return Err(Error::InvalidValue { record: format!("task {id}"), detail });
+    }
+    let empty_lists = empty_lists(&[
+        ("blockedBy", blocked_by),
+        ("blocks", blocks),
+        ("progress.remainingSteps", remaining_steps),
+        ("progress.blockers", blockers),
+    ]);
+    let new = TABLE.write(
+        conn,
+        &[
+            text(id),
+            text(title),
+            text(description),
+            text(status.as_str()),
+            text(priority.as_str()),
+            optional_text(assigned_to.as_deref()),
+            optional_text(team_id.as_deref()),
+            optional_text(project_id.as_deref()),
+            real(*percent_complete),
+            optional_text(current_step.as_deref()),
+            text(created_at.as_str()),
+            optional_text(started_at.as_ref().map(Timestamp::as_str)),
+            optional_text(last_activity_at.as_ref().map(Timestamp::as_str)),
+            optional_text(completed_at.as_ref().map(Timestamp::as_str)),
+            unknown_keys(progress_extra)?,
+            optional_text(empty_lists.as_deref()),
+            unknown_keys(extra)?,
+        ],
+    )?;
+    STEPS.write_texts(conn, &[id, "completed"], completed_steps)?;
+    STEPS.write_texts(conn, &[id, "remaining"], remaining_steps.as_deref().unwrap_or_default())?;
+    BLOCKERS.write_texts(conn, &[id], blockers.as_deref().unwrap_or_default())?;
+    DEPENDENCIES.write_texts(conn, &[id, "blocked_by"], blocked_by.as_deref().unwrap_or_default())?;
+    DEPENDENCIES.write_texts(conn, &[id, "blocks"], blocks.as_deref().unwrap_or_default())?;
+    match checkpoint {
+        Some(checkpoint) => write_checkpoint(conn, id, checkpoint)?,
+        None => {
+            // Its lists go with it.
+            CHECKPOINTS.delete(conn, id)?;
+        }
+    }
+    Ok(new)
+}
+
+fn write_checkpoint(conn: &Connection, id: &str, checkpoint: &TaskCheckpoint) -> Result<()> {
+    let TaskCheckpoint { step_index, work_data, modified_files, agent_context, pending_actions, extra } = checkpoint;
+    let empty_lists = empty_lists(&[("modifiedFiles", modified_files), ("pendingActions", pending_actions)]);
+    CHECKPOINTS.write(
+        conn,
+        &[
+            text(id),
+            integer(*step_index),
+            json(work_data.as_ref())?,
+            optional_text(agent_context.as_deref()),
+            optional_text(empty_lists.as_deref()),
+            unknown_keys(extra)?,
+        ],
+    )?;
+    FILES.write_texts(conn, &[id], modified_files.as_deref().unwrap_or_default())?;
+    ACTIONS.write_texts(conn, &[id], pending_actions.as_deref().unwrap_or_default())
+}
+
+/// Reads the tasks that the rest of a SELECT names, in its order.
+pub(crate) fn read(
+    conn: &Connection,
+    condition: &str,
+    parameters: impl Params,
+    mut each: impl FnMut(TaskState) -> Result<()>,
+) -> Result<()> {
+    TABLE.read(conn, condition, parameters, |mut row| {
+        let mut task = TaskState {
+            id: row.get()?,
+            title: row.get()?,
+            description: row.get()?,
+            status: row.text()?,
+            priority: row.text()?,
+            assigned_to: row.get()?,
+            team_id: row.get()?,
+            project_id: row.get()?,
+            ..TaskState::default()
+        };
+        task.progress.percent_complete = row.get()?;
+        task.progress.current_step = row.get()?;
+        task.created_at = row.text()?;
+        task.started_at = row.optional_text()?;
+        task.last_activity_at = row.optional_text()?;
+        task.completed_at = row.optional_text()?;
+        task.progress.extra = row.extra()?;
+        let empty: Option<String> = row.get()?;
+        task.extra = row.extra()?;
+
+        let id = task.id.as_str();
+        let optional = |list: &List, owner: &[&str], name| read_optional(conn, list, owner, &empty, name);
+        task.progress.completed_steps = STEPS.read_texts(conn, &[id, "completed"])?;
+        task.progress.remaining_steps = optional(&STEPS, &[id, "remaining"], "progress.remainingSteps")?;
+        task.progress.blockers = optional(&BLOCKERS, &[id], "progress.blockers")?;
+        task.blocked_by = optional(&DEPENDENCIES, &[id, "blocked_by"], "blockedBy")?;
+        task.blocks = optional(&DEPENDENCIES, &[id, "blocks"], "blocks")?;
+        task.checkpoint = read_checkpoint(conn, id)?;
+        each(task)
+    })
+}
+
+fn read_checkpoint(conn: &Connection, id: &str) -> Result<Option<TaskCheckpoint>> {
+    let mut found = None;
+    CHECKPOINTS.read(conn, "WHERE task_id = ?1", [id], |mut row| {
+        row.get::<String>()?;
+        let mut checkpoint = TaskCheckpoint {
+            step_index: row.get()?,
+            work_data: row.optional_json()?,
+            agent_context: row.get()?,
+            ..TaskCheckpoint::default()
+        };
+        let empty: Option<String> = row.get()?;
+        checkpoint.extra = row.extra()?;
+        checkpoint.modified_files = read_optional(conn, &FILES, &[id], &empty, "modifiedFiles")?;
+        checkpoint.pending_actions = read_optional(conn, &ACTIONS, &[id], &empty, "pendingActions")?;
+        found = Some(checkpoint);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The names of the lists that are there but empty; rows alone could not tell them from absent ones.
+fn empty_lists(lists: &[(&str, &Option<Vec<String>>)]) -> Option<String> {
+    let empty: Vec<&str> =
+        lists.iter().filter(|(_, list)| list.as_ref().is_some_and(Vec::is_empty)).map(|(name, _)| *name).collect();
+    (!empty.is_empty()).then(|| empty.join(","))
+}
+
+fn read_optional(
+    conn: &Connection,
+    list: &List,
+    owner: &[&str],
+    empty_lists: &Option<String>,
+    name: &str,
+) -> Result<Option<Vec<String>>> {
+    let items = list.read_texts(conn, owner)?;
+    let is_empty = empty_lists.as_ref().is_some_and(|names| names.split(',').any(|empty| empty == name));
+    Ok((!items.is_empty() || is_empty).then_some(items))
+}

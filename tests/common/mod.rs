@@ -1,0 +1,132 @@
+//! What the tests share: fixtures, a base directory, and records to write.
+#![allow(dead_code, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+
+use agentmux_state::{
+    AgentState, ConversationSource, ConversationState, ImportOptions, ImportReport, MessageRole, PersistedMessage,
+    ProjectState, Result, ServiceOptions, StatePersistenceService, StateStore, TaskState, TaskStatus,
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+pub const FIXTURE: &str = include_str!("../fixtures/current-state.json");
+pub const QUIRKS: &str = include_str!("../fixtures/quirks.json");
+
+pub type TestResult = std::result::Result<(), Box<dyn std::error::Error>>;
+
+/// A base directory of its own; the state lies in `state_dir`.
+pub struct Base {
+    dir: TempDir,
+}
+
+impl Base {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { dir: tempfile::tempdir()? })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.path().join(".agentmux/state")
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.state_dir().join(name)
+    }
+
+    pub fn store(&self) -> Result<StateStore> {
+        StateStore::open(self.state_dir())
+    }
+
+    /// A service without a periodic checkpoint.
+    pub fn service(&self) -> StatePersistenceService {
+        StatePersistenceService::with_options(self.options())
+    }
+
+    pub fn options(&self) -> ServiceOptions {
+        ServiceOptions {
+            base_dir: Some(self.path().to_path_buf()),
+            checkpoint_interval: None,
+            ..ServiceOptions::default()
+        }
+    }
+
+    /// The database as a person's tool opens it.
+    pub fn sql(&self) -> rusqlite::Result<Connection> {
+        let conn = Connection::open(self.file("state.db"))?;
+        conn.busy_timeout(std::time::Duration::from_secs(10))?;
+        Ok(conn)
+    }
+
+    /// Writes a file into the state directory, as the TypeScript service would have.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> std::io::Result<()> {
+        std::fs::create_dir_all(self.state_dir())?;
+        std::fs::write(self.file(name), content)
+    }
+
+    /// Names of the files in `backups/`.
+    pub fn backups(&self) -> std::io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(self.file("backups"))?;
+        let mut names: Vec<_> = entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<std::io::Result<_>>()?;
+        names.sort();
+        Ok(names)
+    }
+}
+
+pub fn import(store: &StateStore, document: &str) -> Result<ImportReport> {
+    store.import_json(document.as_bytes(), ImportOptions { source_name: "document.json".into(), ..Default::default() })
+}
+
+pub fn export(store: &StateStore) -> Result<String> {
+    let mut document = Vec::new();
+    store.export_json(&mut document)?;
+    Ok(String::from_utf8(document).expect("the export is UTF-8"))
+}
+
+pub fn task(id: &str, status: TaskStatus) -> TaskState {
+    TaskState {
+        id: id.into(),
+        title: format!("Title of {id}"),
+        description: "What is to be done".into(),
+        status,
+        created_at: "2026-11-22T09:00:00.000Z".into(),
+        ..TaskState::default()
+    }
+}
+
+pub fn message(number: usize) -> PersistedMessage {
+    PersistedMessage {
+        role: MessageRole::User,
+        content: format!("message {number}"),
+        timestamp: format!("2026-11-22T10:{:02}:{:02}.000Z", number / 60 % 60, number % 60).as_str().into(),
+        ..PersistedMessage::default()
+    }
+}
+
+pub fn conversation(id: &str, messages: impl IntoIterator<Item = usize>) -> ConversationState {
+    ConversationState {
+        id: id.into(),
+        source: ConversationSource::Slack,
+        recent_messages: messages.into_iter().map(message).collect(),
+        last_activity_at: "2026-11-22T10:00:00.000Z".into(),
+        ..ConversationState::default()
+    }
+}
+
+pub fn agent(session_name: &str) -> AgentState {
+    AgentState {
+        session_name: session_name.into(),
+        agent_id: "a-1".into(),
+        role: "developer".into(),
+        ..Default::default()
+    }
+}
+
+pub fn project(id: &str) -> ProjectState {
+    ProjectState { id: id.into(), name: "Name".into(), path: "/srv/p".into(), ..Default::default() }
+}

@@ -1,0 +1,479 @@
+//! How documents are read: each rule of "Reading a document", for `import` and for `initialize`.
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::io::BufReader;
+
+use agentmux_state::{Error, ImportMode, ImportOptions, StateStore, TaskStatus};
+use common::{Base, FIXTURE, QUIRKS, TestResult, export, import, task};
+use serde_json::{Value, json};
+
+/// A small document with every kind of record.
+const SMALL: &str = r#"{
+  "id": "state-1",
+  "version": "1.0.0",
+  "checkpointedAt": "2026-11-20T08:00:00.000Z",
+  "checkpointReason": "scheduled",
+  "conversations": [
+    {
+      "id": "C-1",
+      "source": "chat",
+      "recentMessages": [
+        {
+          "role": "user",
+          "content": "é \"q\" \\ 🚀",
+          "timestamp": "2026-11-20T08:00:00.000Z"
+        }
+      ],
+      "lastActivityAt": "2026-11-20T08:00:00.000Z"
+    }
+  ],
+  "tasks": [],
+  "agents": [],
+  "projects": [],
+  "metadata": {
+    "version": "1.0.0",
+    "hostname": "h",
+    "pid": 1,
+    "startedAt": "2026-11-20T08:00:00.000Z",
+    "uptimeSeconds": 12,
+    "restartCount": 0
+  }
+}"#;
+
+fn strict() -> ImportOptions {
+    ImportOptions { strict: true, source_name: "document.json".into(), ..ImportOptions::default() }
+}
+
+/// Paths and reasons of what an import of a document with these members set aside, and paths of its warnings.
+fn findings(members: &Value) -> Result<(Vec<(String, String)>, Vec<String>), Box<dyn std::error::Error>> {
+    let mut document: Value = serde_json::from_str(SMALL)?;
+    for (key, value) in members.as_object().expect("an object") {
+        document[key] = value.clone();
+    }
+    let base = Base::new()?;
+    let report = import(&base.store()?, &document.to_string())?;
+    let set_aside = report.set_aside.into_iter().map(|it| (it.path, it.reason)).collect();
+    Ok((set_aside, report.warnings.into_iter().map(|it| it.path).collect()))
+}
+
+fn a_task(changes: Value) -> Value {
+    let mut task = json!({
+        "id": "T-1", "title": "t", "description": "d", "status": "pending", "priority": "low",
+        "progress": {"percentComplete": 1, "completedSteps": []}, "createdAt": "2026-11-20T08:00:00.000Z"
+    });
+    for (key, value) in changes.as_object().expect("an object") {
+        task[key] = value.clone();
+    }
+    task
+}
+
+#[test]
+fn a_document_that_is_cut_off_anywhere_is_refused_whole() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let untouched = base.sql()?.query_row("SELECT count(*) FROM changes_since_checkpoint", [], |row| row.get(0));
+    assert_eq!(untouched, Ok(0_i64));
+    for length in 0..SMALL.len() {
+        let cut = &SMALL.as_bytes()[..length];
+        match store.import_json(cut, ImportOptions::default()) {
+            Err(Error::Document { .. }) => {}
+            other => panic!("cut at {length}: {other:?}"),
+        }
+        assert_eq!(store.summary()?.counts.entities(), 0, "cut at {length}");
+    }
+    let nothing_was_written = base.sql()?.query_row("SELECT count(*) FROM state", [], |row| row.get::<_, i64>(0))?;
+    assert_eq!(nothing_was_written, 0);
+    import(&store, SMALL)?;
+    assert_eq!(export(&store)?, SMALL);
+    Ok(())
+}
+
+#[test]
+fn a_document_that_is_cut_off_never_counts_as_a_fresh_start() -> TestResult {
+    let document = SMALL.replace(['\n', ' '], "");
+    let base = Base::new()?;
+    for name in ["current-state.json", "orchestrator-state.json"] {
+        for length in (0..document.len()).step_by(7) {
+            base.write(name, &document.as_bytes()[..length])?;
+            match base.service().initialize() {
+                Err(Error::Document { source_name, .. }) => assert!(source_name.ends_with(name), "{source_name}"),
+                other => panic!("{name} cut at {length}: {other:?}"),
+            }
+            assert_eq!(std::fs::read(base.file(name))?, &document.as_bytes()[..length], "the file is never modified");
+        }
+        base.write(name, &document)?;
+        let state = Base::service(&base).initialize()?.expect("the state of the TypeScript service");
+        assert_eq!(state.conversations.len(), 1);
+        std::fs::remove_dir_all(base.state_dir())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_no_state_document_is_an_error_that_says_where() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let cases: [(&[u8], u64, &str); 12] = [
+        (b"", 1, "the document is empty"),
+        (b" \n \n", 3, "the document is empty"),
+        (b"null", 1, "the document is null"),
+        (b"[]", 1, "the document is no object"),
+        (b"\n7", 2, "the document is no object"),
+        (b"nonsense", 1, "this is not JSON"),
+        (b"{}", 1, "no state document"),
+        (b"{\"name\": \"package\", \"version-of\": 1}", 1, "no state document"),
+        (b"{\n\"tasks\": [\n{\"id\": \"T-1\",\n\"title\" 7}]}", 4, "this is not JSON"),
+        (b"{\"tasks\": []} x", 1, "expected the end of the document, found `x`"),
+        (b"{\"tasks\": [],}", 1, "expected a key in double quotes, found `}`"),
+        (b"{\"tasks\": [\n\"\xff\"]}", 2, "not UTF-8"),
+    ];
+    for (document, expected_line, expected) in cases {
+        let shown = String::from_utf8_lossy(document).into_owned();
+        let options = ImportOptions { source_name: "some.json".into(), ..ImportOptions::default() };
+        let error = store.import_json(document, options).expect_err(&shown);
+        assert!(matches!(error, Error::Document { line, .. } if line == expected_line), "{shown}: {error}");
+        let message = error.to_string();
+        assert!(message.starts_with("some.json, line ") && message.contains(expected), "{shown}: {message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_newer_major_version_is_refused_and_a_newer_minor_one_kept() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    // Also where the version comes last.
+    for document in [
+        r#"{"version": "2.0.0", "tasks": []}"#.to_owned(),
+        format!(r#"{{"tasks": [{}], "version": "10.1.0"}}"#, a_task(json!({}))),
+    ] {
+        assert!(matches!(import(&store, &document), Err(Error::DocumentTooNew { .. })), "{document}");
+        assert_eq!(store.summary()?.counts.tasks, 0);
+    }
+    let minor = SMALL.replacen("1.0.0", "1.9.3", 1);
+    import(&store, &minor)?;
+    assert_eq!(export(&store)?, minor);
+    Ok(())
+}
+
+#[test]
+fn a_missing_or_malformed_version_is_a_warning_and_a_problem_for_the_strict() -> TestResult {
+    for version in [Value::Null, json!("one"), json!("1.0"), json!("")] {
+        let (set_aside, warnings) = findings(&json!({"version": version}))?;
+        assert!(set_aside.is_empty());
+        assert_eq!(warnings, ["$.version"], "{version}");
+        let mut document: Value = serde_json::from_str(SMALL)?;
+        document["version"] = version;
+        let result = StateStore::validate_json(document.to_string().as_bytes(), &strict());
+        assert!(matches!(result, Err(Error::DocumentProblems { problems, .. }) if problems.len() == 1));
+    }
+    Ok(())
+}
+
+#[test]
+fn only_what_cannot_be_typed_is_set_aside() -> TestResult {
+    let cases = [
+        // The whole record, where it means nothing without the text.
+        (json!({"tasks": [7]}), "$.tasks[0]", "expected an object, found a number"),
+        (json!({"tasks": [a_task(json!({"id": null}))]}), "$.tasks[0]", "id: a required string is missing or null"),
+        (json!({"tasks": [a_task(json!({"title": 7}))]}), "$.tasks[0]", "title: expected a string, found a number"),
+        (json!({"agents": [{"sessionName": "dev-1"}]}), "$.agents[0]", "agentId: a required string is missing or null"),
+        // Only the part, where the record can do without.
+        (
+            json!({"tasks": [a_task(json!({"assignedTo": []}))]}),
+            "$.tasks[0].assignedTo",
+            "expected a string, found a list",
+        ),
+        (
+            json!({"tasks": [a_task(json!({"progress": "half"}))]}),
+            "$.tasks[0].progress",
+            "expected an object, found a string",
+        ),
+        (
+            json!({"tasks": [a_task(json!({"blocks": ["T-2", null]}))]}),
+            "$.tasks[0].blocks[1]",
+            "expected a string, found null",
+        ),
+        (
+            json!({"tasks": [a_task(json!({"checkpoint": {"stepIndex": 2.5}}))]}),
+            "$.tasks[0].checkpoint.stepIndex",
+            "expected an integer, found a number",
+        ),
+        (
+            json!({"selfImprovement": {"validationChecks": [{"name": "n"}]}}),
+            "$.selfImprovement.validationChecks[0]",
+            "type: a required string is missing or null",
+        ),
+        (json!({"tasks": {"T-1": {}}}), "$.tasks", "expected a list"),
+        (json!({"metadata": "none"}), "$.metadata", "expected an object, found a string"),
+        (json!({"mode": 7}), "$.mode", "expected a string, found a number"),
+    ];
+    for (members, path, reason) in cases {
+        let (set_aside, _) = findings(&members)?;
+        assert_eq!(set_aside, [(path.to_owned(), reason.to_owned())], "{members}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_set_aside_is_kept_word_for_word() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, QUIRKS)?;
+    let kept: Vec<_> = store.set_aside()?.into_iter().map(|it| (it.path, it.content, it.source)).collect();
+    assert_eq!(kept.len(), 4);
+    for (path, content, source) in &kept {
+        assert!(QUIRKS.contains(content.as_str()), "{path}: {content}");
+        assert_eq!(source, "document.json");
+    }
+    assert!(kept.iter().any(|(path, content, _)| path == "$.tasks[3]" && content == "\"not a task\""));
+    Ok(())
+}
+
+#[test]
+fn of_two_records_with_one_id_the_first_stays() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let tasks = json!([a_task(json!({"title": "first"})), a_task(json!({"title": "second"}))]);
+    let report = import(&store, &json!({"version": "1.0.0", "tasks": tasks}).to_string())?;
+    assert_eq!(report.set_aside.len(), 1);
+    assert_eq!(report.set_aside[0].path, "$.tasks[1]");
+    assert_eq!(store.task("T-1")?.expect("the task").title, "first");
+    // The same id in another list is another record.
+    assert_eq!(
+        findings(&json!({"projects": [{"id": "C-1", "name": "", "path": "", "status": "active",
+        "activeTasks": [], "activeAgents": []}]}))?
+        .0,
+        []
+    );
+    Ok(())
+}
+
+#[test]
+fn missing_lists_and_progress_are_read_as_nothing_with_a_warning() -> TestResult {
+    for missing in ["conversations", "tasks", "agents", "projects"] {
+        let (set_aside, warnings) = findings(&json!({missing: null}))?;
+        assert!(set_aside.is_empty());
+        assert_eq!(warnings, [format!("$.{missing}")]);
+    }
+    let (_, warnings) = findings(&json!({"tasks": [a_task(json!({"progress": null}))]}))?;
+    assert_eq!(warnings, ["$.tasks[0].progress"]);
+    // NaN, as JSON.stringify writes it.
+    let progress = json!({"percentComplete": null, "completedSteps": null});
+    let (_, warnings) = findings(&json!({"tasks": [a_task(json!({"progress": progress}))]}))?;
+    assert_eq!(warnings, ["$.tasks[0].progress.percentComplete", "$.tasks[0].progress.completedSteps"]);
+
+    let base = Base::new()?;
+    let store = base.store()?;
+    let report = import(&store, r#"{"version": "1.0.0"}"#)?;
+    assert_eq!(report.warnings.len(), 8, "{:?}", report.warnings);
+    Ok(())
+}
+
+#[test]
+fn null_in_an_optional_field_is_absent() -> TestResult {
+    let nothing = json!({"assignedTo": null, "blockedBy": null, "checkpoint": null, "startedAt": null});
+    assert_eq!(findings(&json!({"tasks": [a_task(nothing)], "selfImprovement": null}))?, (vec![], vec![]));
+    Ok(())
+}
+
+#[test]
+fn unknown_values_dates_and_keys_are_kept_as_they_stand() -> TestResult {
+    let task = a_task(json!({
+        "status": "awaiting_review", "createdAt": "", "startedAt": "soon", "estimate": {"hours": [1.5, null]},
+        "progress": {"percentComplete": 12.5, "completedSteps": [], "eta": "x"},
+        "checkpoint": {"stepIndex": 1, "workData": {"": {"b": 1, "a": 2}}, "tool": 1}
+    }));
+    let mut document: Value = serde_json::from_str(SMALL)?;
+    document["tasks"] = json!([task]);
+    document["inbox"] = json!([{"kind": "future"}]);
+    document["metadata"]["commit"] = json!("a1b2");
+    document["checkpointReason"] = json!("moon_phase");
+    let base = Base::new()?;
+    let store = base.store()?;
+    let report = import(&store, &document.to_string())?;
+    assert_eq!((report.set_aside, report.warnings), (vec![], vec![]));
+    assert_eq!(serde_json::from_str::<Value>(&export(&store)?)?, document);
+    assert_eq!(store.task("T-1")?.expect("the task").status, TaskStatus::Other("awaiting_review".into()));
+    Ok(())
+}
+
+#[test]
+fn half_a_surrogate_pair_is_replaced_with_a_warning() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let document = SMALL.replace("é", r"\ude80 \ud83d\ude80 ab\uD83D");
+    let report = import(&store, &document)?;
+    let warnings: Vec<_> = report.warnings.iter().map(|it| it.path.as_str()).collect();
+    assert_eq!(warnings, ["$.conversations[0].recentMessages[0].content"], "one for each string");
+    let content = &store.conversation("C-1")?.expect("the conversation").recent_messages[0].content;
+    assert_eq!(content, "\u{fffd} 🚀 ab\u{fffd} \"q\" \\ 🚀");
+    Ok(())
+}
+
+#[test]
+fn what_json_allows_and_no_value_holds_is_set_aside() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    let document = format!(r#"{{"version": "1.0.0", "deep": {deep}, "tasks": [{{"id": "T-1", "huge": 1e400}}]}}"#);
+    let report = import(&store, &document)?;
+    let paths: Vec<_> = report.set_aside.iter().map(|it| it.path.as_str()).collect();
+    assert_eq!(paths, ["$.deep", "$.tasks[0]"]);
+    assert_eq!(store.set_aside()?[0].content, deep);
+    Ok(())
+}
+
+#[test]
+fn a_record_with_too_many_faults_is_set_aside_whole() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let steps = vec![json!(7); 200_000];
+    let broken = a_task(json!({"progress": {"percentComplete": 1, "completedSteps": steps}}));
+    let halves = r"\ud83d".repeat(200_000);
+    let document = format!(r#"{{"version": "1.0.0", "tasks": [{broken}], "halves": ["{halves}"]}}"#);
+    let report = import(&store, &document)?;
+    let paths: Vec<_> = report.set_aside.iter().map(|it| it.path.as_str()).collect();
+    assert_eq!(paths, ["$.tasks[0]"]);
+    assert_eq!(store.set_aside()?[0].content, broken.to_string());
+    assert_eq!(report.warnings.iter().filter(|it| it.path == "$.halves[0]").count(), 1);
+    Ok(())
+}
+
+#[test]
+fn nothing_is_dropped_where_a_key_stands_twice() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let document = r#"{"version": "1.0.0", "x": {"a": 1, "a": 2}, "agents": [], "agents": [7]}"#;
+    let report = import(&store, document)?;
+    let paths: Vec<_> = report.set_aside.iter().map(|it| it.path.as_str()).collect();
+    assert_eq!(paths, ["$.x", "$.agents"]);
+    // As in JavaScript, the last one counts.
+    assert_eq!(store.state()?.extra["x"], json!({"a": 2}));
+    assert_eq!(store.set_aside()?[0].content, r#"{"a": 1, "a": 2}"#);
+    Ok(())
+}
+
+#[test]
+fn strict_lists_every_problem_with_its_path_and_line_and_changes_nothing() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    store.update_task(&task("T-9", TaskStatus::Paused))?;
+    let before = store.state()?;
+    let options = ImportOptions { mode: ImportMode::Merge, ..strict() };
+    let Err(Error::DocumentProblems { problems, .. }) = store.import_json(QUIRKS.as_bytes(), options) else {
+        panic!("the document has problems");
+    };
+    let found: Vec<_> = problems.iter().map(|it| (it.path.as_str(), it.line)).collect();
+    assert_eq!(
+        found,
+        [
+            ("$.metadata", 1),
+            ("$.conversations[0].recentMessages[0].content", 14),
+            ("$.conversations[0].recentMessages[2]", 24),
+            ("$.conversations[1].recentMessages", 41),
+            ("$.tasks[0].progress", 52),
+            ("$.tasks[1]", 65),
+            ("$.tasks[2]", 77),
+            ("$.tasks[3]", 88),
+        ]
+    );
+    assert_eq!(store.state()?, before);
+    assert!(store.set_aside()?.is_empty());
+    assert!(StateStore::validate_json(FIXTURE.as_bytes(), &strict()).is_ok());
+    Ok(())
+}
+
+#[test]
+fn a_state_that_is_not_empty_is_only_replaced_or_merged_on_demand() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    store.update_task(&task("T-1", TaskStatus::Paused))?;
+    store.update_task(&task("T-2", TaskStatus::Paused))?;
+    assert!(matches!(import(&store, SMALL), Err(Error::NotEmpty { .. })));
+
+    let document = json!({"version": "1.0.0", "tasks": [a_task(json!({})), a_task(json!({"id": "T-3"}))]}).to_string();
+    store.import_json(document.as_bytes(), ImportOptions { mode: ImportMode::Merge, ..Default::default() })?;
+    let ids = |store: &StateStore| -> agentmux_state::Result<Vec<String>> {
+        Ok(store.state()?.tasks.into_iter().map(|task| task.id).collect())
+    };
+    assert_eq!(ids(&store)?, ["T-1", "T-2", "T-3"]);
+    assert_eq!(store.task("T-1")?.expect("the task").title, "t", "the document's takes the place");
+
+    let replace = |allow_shrink| ImportOptions { mode: ImportMode::Replace, allow_shrink, ..Default::default() };
+    let result = store.import_json(SMALL.as_bytes(), replace(false));
+    assert!(matches!(result, Err(Error::WouldShrink { before: 3, after: 1 })), "{result:?}");
+    assert_eq!(ids(&store)?, ["T-1", "T-2", "T-3"]);
+    assert_eq!(base.backups()?.len(), 0, "what is refused needs no backup");
+
+    let report = store.import_json(SMALL.as_bytes(), replace(true))?;
+    assert_eq!(export(&store)?, SMALL);
+    // The backup holds the state as it was.
+    let backup = base.file("backups").join(format!("{}.db", report.backup.expect("a backup")));
+    let tasks: i64 =
+        rusqlite::Connection::open(backup)?.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0))?;
+    assert_eq!(tasks, 3);
+    Ok(())
+}
+
+#[test]
+fn a_document_reads_the_same_however_it_arrives() -> TestResult {
+    for size in [1, 2, 3, 5, 7, 64, 4096] {
+        let base = Base::new()?;
+        let store = base.store()?;
+        store.import_json(BufReader::with_capacity(size, SMALL.as_bytes()), strict())?;
+        assert_eq!(export(&store)?, SMALL, "{size} bytes at a time");
+    }
+    let base = Base::new()?;
+    let report = import(&base.store()?, &format!("\u{feff}{SMALL}"))?;
+    assert_eq!(report.warnings[0].path, "$", "a byte order mark is a warning");
+    Ok(())
+}
+
+#[test]
+fn initialize_reads_a_typescript_file_by_the_same_rules() -> TestResult {
+    for name in ["current-state.json", "orchestrator-state.json"] {
+        let base = Base::new()?;
+        base.write(name, QUIRKS)?;
+        let service = base.service();
+        let state = service.initialize()?.expect("the state of the TypeScript service");
+        assert_eq!(state.tasks.len(), 2);
+        let report = service.import_report().expect("a report");
+        assert_eq!((report.set_aside.len(), report.warnings.len()), (4, 4));
+        assert_eq!(std::fs::read_to_string(base.file(name))?, QUIRKS, "unchanged until the first export");
+        assert_eq!(base.backups()?.len(), 0);
+        service.prepare_for_shutdown()?;
+        let kept: Vec<_> = base.backups()?.into_iter().filter(|name| name.ends_with(".json")).collect();
+        if name == "current-state.json" {
+            assert_eq!(kept.len(), 1, "a copy before the export takes its name");
+            assert_eq!(std::fs::read_to_string(base.file("backups").join(&kept[0]))?, QUIRKS);
+        } else {
+            assert_eq!(std::fs::read_to_string(base.file(name))?, QUIRKS);
+        }
+        assert!(base.service().initialize()?.is_some_and(|state| state.tasks.len() == 2), "imported once");
+    }
+    Ok(())
+}
+
+#[test]
+fn initialize_finds_the_file_under_the_products_former_name() -> TestResult {
+    let base = Base::new()?;
+    let former = base.path().join(".crewly/state");
+    std::fs::create_dir_all(&former)?;
+    std::fs::write(former.join("orchestrator-state.json"), FIXTURE)?;
+    let state = base.service().initialize()?.expect("the state of the TypeScript service");
+    assert_eq!(agentmux_state::to_json(&state)?, FIXTURE);
+    assert_eq!(std::fs::read_to_string(former.join("orchestrator-state.json"))?, FIXTURE);
+    Ok(())
+}
+
+#[test]
+fn a_newer_document_stops_initialize() -> TestResult {
+    let base = Base::new()?;
+    base.write("current-state.json", SMALL.replacen("1.0.0", "2.0.0", 1))?;
+    assert!(matches!(base.service().initialize(), Err(Error::DocumentTooNew { .. })));
+    assert!(matches!(base.service().initialize(), Err(Error::DocumentTooNew { .. })), "no fresh start the second time");
+    Ok(())
+}
