@@ -62,3 +62,8 @@ pub use service::{
 pub use store::{
     Batch, Checkpoint, Counts, ListFilter, Run, RunOutcome, SetAsideRecord, StateStore, StoreOptions, StoreSummary,
 };
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

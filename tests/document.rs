@@ -1,5 +1,5 @@
 //! How documents are read: each rule of "Reading a document", for `import` and for `initialize`.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
@@ -46,8 +46,11 @@ fn strict() -> ImportOptions {
     ImportOptions { strict: true, source_name: "document.json".into(), ..ImportOptions::default() }
 }
 
-/// Paths and reasons of what an import of a document with these members set aside, and paths of its warnings.
-fn findings(members: &Value) -> Result<(Vec<(String, String)>, Vec<String>), Box<dyn std::error::Error>> {
+/// Paths and reasons of records set aside, and paths of warnings.
+type Findings = (Vec<(String, String)>, Vec<String>);
+
+/// What an import of the small document with these members finds.
+fn findings(members: &Value) -> Result<Findings, Box<dyn std::error::Error>> {
     let mut document: Value = serde_json::from_str(SMALL)?;
     for (key, value) in members.as_object().expect("an object") {
         document[key] = value.clone();

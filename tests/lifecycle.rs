@@ -1,5 +1,5 @@
 //! The orchestrator's lifecycle, as the TypeScript service's own tests have it, and what that service lacked.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! A document that is imported comes out again: the same bytes, or the same JSON.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What the store writes, keeps and refuses.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

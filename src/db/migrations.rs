@@ -232,6 +232,7 @@ impl Query<Vec<Migration>> for Locked<'_> {
 impl Migrate for Locked<'_> {}
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -244,8 +245,11 @@ mod tests {
     #[test]
     fn embedded_migrations_are_those_in_the_folder() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
-        let mut files: Vec<String> =
-            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != ".gitattributes")
+            .collect();
         files.sort();
         let embedded: Vec<String> = known_migrations().iter().map(|migration| format!("{migration}.sql")).collect();
         assert_eq!(files, embedded);

@@ -93,6 +93,7 @@ fn members(text: &str) -> Option<BTreeMap<String, &RawValue>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -1,5 +1,5 @@
 //! What the tests share: fixtures, a base directory, and records to write.
-#![allow(dead_code, clippy::expect_used)]
+#![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

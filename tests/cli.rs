@@ -1,0 +1,347 @@
+//! The program: what it prints, for people and as JSON, and how it exits.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use agentmux_state::TaskStatus;
+use common::{Base, FIXTURE, TestResult, task};
+use serde_json::{Value, json};
+
+const FIXTURE_PATH: &str = "tests/fixtures/current-state.json";
+const QUIRKS_PATH: &str = "tests/fixtures/quirks.json";
+
+fn command(base: &Base, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentmux-state"));
+    command.arg("--state-dir").arg(base.state_dir()).args(arguments).env_remove("AGENTMUX_STATE_DIR");
+    command
+}
+
+/// Runs the program and expects that exit status, and no panic.
+fn run(base: &Base, status: i32, arguments: &[&str]) -> Output {
+    let output = command(base, arguments).output().expect("the program starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {errors}");
+    assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    assert_eq!(status == 0 || status == 3, errors.is_empty(), "{arguments:?}: {errors}");
+    output
+}
+
+fn text(output: Output) -> String {
+    String::from_utf8(output.stdout).expect("the output is UTF-8")
+}
+
+fn error(base: &Base, status: i32, arguments: &[&str]) -> String {
+    let output = run(base, status, arguments);
+    assert!(output.stdout.is_empty(), "{arguments:?}: errors go to standard error");
+    String::from_utf8(output.stderr).expect("errors are UTF-8")
+}
+
+fn json(base: &Base, arguments: &[&str]) -> Value {
+    json_with(base, 0, arguments)
+}
+
+fn json_with(base: &Base, status: i32, arguments: &[&str]) -> Value {
+    let output = run(base, status, &[&["--json"], arguments].concat());
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+}
+
+fn with_stdin(base: &Base, arguments: &[&str], input: &[u8]) -> std::io::Result<Output> {
+    let mut child =
+        command(base, arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().expect("its input is piped").write_all(input)?;
+    child.wait_with_output()
+}
+
+#[test]
+fn import_and_export_give_the_same_bytes() -> TestResult {
+    let base = Base::new()?;
+    let report = json(&base, &["import", FIXTURE_PATH]);
+    assert_eq!(
+        report,
+        json!({
+            "sourceVersion": "1.0.0",
+            "imported": {"conversations": 6, "messages": 72, "tasks": 24, "agents": 5, "projects": 3, "selfImprovement": 1},
+            "setAside": [], "warnings": [], "backup": null
+        })
+    );
+    assert!(text(run(&base, 0, &["export", "-"])) == FIXTURE);
+    let file = base.path().join("copy.json");
+    let name = file.to_str().expect("UTF-8");
+    assert_eq!(json(&base, &["export", name]), json!({"path": name, "bytes": FIXTURE.len()}));
+    assert!(std::fs::read_to_string(&file)? == FIXTURE);
+    run(&base, 0, &["export"]);
+    assert!(std::fs::read_to_string(base.file("current-state.json"))? == FIXTURE);
+
+    let other = Base::new()?;
+    assert_eq!(with_stdin(&other, &["import", "-"], FIXTURE.as_bytes())?.status.code(), Some(0));
+    assert!(text(run(&other, 0, &["export", "-"])) == FIXTURE);
+    Ok(())
+}
+
+#[test]
+fn import_of_a_file_with_quirks_names_what_it_set_aside() -> TestResult {
+    let base = Base::new()?;
+    let problems = error(&base, 1, &["import", "--strict", QUIRKS_PATH]);
+    assert!(problems.contains("8 problems"), "{problems}");
+    assert!(
+        problems.contains("line 24: $.conversations[0].recentMessages[2]: content: expected a string"),
+        "{problems}"
+    );
+    assert!(!base.state_dir().exists(), "a strict import that fails makes nothing");
+
+    let report = json_with(&base, 3, &["import", QUIRKS_PATH]);
+    let paths: Vec<_> = report["setAside"].as_array().expect("a list").iter().map(|it| &it["path"]).collect();
+    assert_eq!(paths, ["$.conversations[0].recentMessages[2]", "$.tasks[1]", "$.tasks[2]", "$.tasks[3]"]);
+    let before = json(&base, &["status"]);
+    error(&base, 1, &["import", "--strict", "--merge", QUIRKS_PATH]);
+    assert_eq!(json(&base, &["status"]), before);
+
+    let people = text(run(&base, 3, &["import", "--replace", QUIRKS_PATH]));
+    assert!(people.contains("$.tasks[3]: expected an object, found a string"), "{people}");
+    assert!(people.contains("in backup backup-"), "{people}");
+    Ok(())
+}
+
+#[test]
+fn an_import_that_fails_changes_nothing() -> TestResult {
+    let base = Base::new()?;
+    for length in [0, 1, FIXTURE.len() / 2, FIXTURE.len() - 1] {
+        let output = with_stdin(&base, &["import", "-"], &FIXTURE.as_bytes()[..length])?;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("error: standard input, line "));
+        assert!(!base.state_dir().exists(), "no empty database is left behind");
+    }
+    assert!(error(&base, 1, &["import", "gone.json"]).contains("cannot read gone.json"));
+    run(&base, 0, &["import", FIXTURE_PATH]);
+    assert!(error(&base, 1, &["import", FIXTURE_PATH]).contains("--replace"));
+    assert!(error(&base, 1, &["import", "--replace", QUIRKS_PATH]).contains("--allow-shrink"));
+    assert!(text(run(&base, 0, &["export", "-"])) == FIXTURE);
+    run(&base, 3, &["import", "--replace", "--allow-shrink", QUIRKS_PATH]);
+    Ok(())
+}
+
+#[test]
+fn reading_commands_never_make_a_database() -> TestResult {
+    let base = Base::new()?;
+    for arguments in [
+        &["status"][..],
+        &["resume"],
+        &["checkpoint"],
+        &["export"],
+        &["export", "-"],
+        &["list", "tasks"],
+        &["show", "task", "T-1"],
+        &["migrate", "--status"],
+    ] {
+        let message = error(&base, 1, arguments);
+        assert!(message.contains("state.db does not exist"), "{arguments:?}: {message}");
+        assert!(!base.state_dir().exists(), "{arguments:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn status_counts_and_tells_how_the_last_run_ended() -> TestResult {
+    let base = Base::new()?;
+    run(&base, 0, &["import", FIXTURE_PATH]);
+    let status = json(&base, &["status"]);
+    assert_eq!(
+        status,
+        json!({
+            "stateDir": base.state_dir().canonicalize()?, "schemaVersion": 2, "stateVersion": "1.0.0",
+            "databaseBytes": status["databaseBytes"], "mode": "normal",
+            "counts": {
+                "conversations": 6, "messages": 72, "tasks": 24, "agents": 5, "projects": 3, "setAside": 0, "backups": 0
+            },
+            "tasksByStatus": {"blocked": 5, "completed": 4, "in_progress": 5, "paused": 5, "pending": 5},
+            "lastCheckpoint": null, "run": null
+        })
+    );
+    assert!(status["databaseBytes"].as_u64() > Some(100_000));
+
+    let service = base.service();
+    service.initialize()?;
+    let running = json(&base, &["status"])["run"].clone();
+    assert_eq!((&running["active"], &running["endedCleanly"]), (&json!(true), &Value::Null));
+    assert_eq!((&running["pid"], &running["restartCount"]), (&json!(std::process::id()), &json!(4)));
+    assert!(text(run(&base, 0, &["status"])).contains(&format!("process {} on ", std::process::id())));
+    drop(service);
+    let crashed = json(&base, &["status"])["run"].clone();
+    assert_eq!((&crashed["active"], &crashed["endedCleanly"]), (&json!(false), &json!(false)));
+    assert!(text(run(&base, 0, &["status"])).contains("a crash"));
+
+    let service = base.service();
+    service.initialize()?;
+    service.prepare_for_shutdown()?;
+    let status = json(&base, &["status"]);
+    assert_eq!(status["run"]["endedCleanly"], true);
+    assert_eq!(status["lastCheckpoint"]["reason"], "before_restart");
+    Ok(())
+}
+
+#[test]
+fn while_an_orchestrator_runs_only_what_would_disturb_it_is_refused() -> TestResult {
+    let base = Base::new()?;
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::InProgress))?;
+    for arguments in [&["import", FIXTURE_PATH][..], &["import", "--merge", FIXTURE_PATH], &["migrate"]] {
+        let message = error(&base, 1, arguments);
+        assert!(message.contains(&format!("in use by process {}", std::process::id())), "{message}");
+    }
+    for arguments in [
+        &["status"][..],
+        &["resume"],
+        &["export"],
+        &["export", "-"],
+        &["list", "tasks"],
+        &["show", "task", "T-1"],
+        &["checkpoint"],
+        &["migrate", "--status"],
+    ] {
+        run(&base, 0, arguments);
+    }
+    service.update_task(&task("T-2", TaskStatus::InProgress))?;
+    assert_eq!(json(&base, &["list", "tasks"]).as_array().expect("a list").len(), 2);
+    Ok(())
+}
+
+#[test]
+fn checkpoint_records_the_reason_and_refreshes_the_export() -> TestResult {
+    let base = Base::new()?;
+    run(&base, 0, &["import", FIXTURE_PATH]);
+    let checkpoint = json(&base, &["checkpoint", "--reason", "error_recovery"]);
+    assert_eq!(checkpoint["reason"], "error_recovery");
+    assert_eq!(json(&base, &["status"])["lastCheckpoint"], checkpoint);
+    let document: Value = serde_json::from_slice(&std::fs::read(base.file("current-state.json"))?)?;
+    assert_eq!(document["checkpointedAt"], checkpoint["checkpointedAt"]);
+    assert!(error(&base, 2, &["checkpoint", "--reason", "whim"]).contains("user_request"), "it names what is possible");
+    Ok(())
+}
+
+#[test]
+fn list_and_show_print_entities_as_the_document_has_them() -> TestResult {
+    let base = Base::new()?;
+    run(&base, 0, &["import", FIXTURE_PATH]);
+    let document: Value = serde_json::from_str(FIXTURE)?;
+    for (list, kind, key) in [
+        ("conversations", "conversation", "id"),
+        ("tasks", "task", "id"),
+        ("agents", "agent", "sessionName"),
+        ("projects", "project", "id"),
+    ] {
+        assert_eq!(json(&base, &["list", list]), document[list]);
+        let first = &document[list][0];
+        let id = first[key].as_str().expect("its key");
+        assert_eq!(&json(&base, &["show", kind, id]), first);
+        assert!(text(run(&base, 0, &["list", list])).contains(id));
+        assert!(text(run(&base, 0, &["show", kind, id])).contains(id));
+        assert!(error(&base, 1, &["show", kind, "gone"]).contains(&format!("there is no {kind} \"gone\"")));
+    }
+    // The same numbers, to the letter.
+    assert!(text(run(&base, 0, &["--json", "show", "task", "task-1"])).contains("\"percentComplete\": 7,"));
+    let paused = json(&base, &["list", "tasks", "--status", "paused", "--limit", "2"]);
+    assert_eq!((&paused[0]["id"], &paused[1]["id"], &paused[2]), (&json!("task-3"), &json!("task-8"), &Value::Null));
+    error(&base, 2, &["list", "conversations", "--status", "paused"]);
+    Ok(())
+}
+
+#[test]
+fn resume_takes_the_moment_to_judge_by() -> TestResult {
+    let base = Base::new()?;
+    run(&base, 0, &["import", FIXTURE_PATH]);
+    let early = json(&base, &["resume", "--now", "2026-11-01T00:05:00Z"]);
+    assert_eq!(early["conversationsToResume"].as_array().expect("a list").len(), 6);
+    assert_eq!(early["tasksToResume"].as_array().expect("a list").len(), 10);
+    let late = json(&base, &["resume"]);
+    assert_eq!(late["conversationsToResume"], json!([]));
+    assert_eq!(
+        early["notifications"][0]["message"],
+        "AgentMux has restarted (restart #4). Resuming 10 tasks and 6 conversations."
+    );
+    error(&base, 2, &["resume", "--now", "yesterday"]);
+    Ok(())
+}
+
+#[test]
+fn migrate_makes_a_database_and_brings_an_old_one_up_to_date_after_a_backup() -> TestResult {
+    let base = Base::new()?;
+    let report = json(&base, &["migrate"]);
+    assert_eq!((&report["schemaVersion"], &report["latestSchemaVersion"]), (&json!(2), &json!(2)));
+    assert_eq!((&report["stateVersion"], &report["backup"]), (&json!("1.0.0"), &Value::Null));
+    assert_eq!(report["applied"][0]["name"], "document");
+    assert_eq!(report["pending"], json!([]));
+
+    run(&base, 0, &["import", FIXTURE_PATH]);
+    base.sql()?.execute_batch(
+        "DROP TRIGGER state_mode_changed; ALTER TABLE state DROP COLUMN mode;
+         DELETE FROM refinery_schema_history WHERE version = 2",
+    )?;
+    let status = json(&base, &["migrate", "--status"]);
+    assert_eq!((&status["schemaVersion"], &status["pending"]), (&json!(1), &json!([{"version": 2, "name": "mode"}])));
+    assert!(error(&base, 1, &["status"]).contains("run `agentmux-state migrate`"));
+    assert!(error(&base, 1, &["checkpoint"]).contains("run `agentmux-state migrate`"));
+    assert_eq!(base.backups()?, [""; 0]);
+
+    let report = json(&base, &["migrate"]);
+    let backup = report["backup"].as_str().expect("a backup");
+    assert_eq!((&report["schemaVersion"], &report["pending"]), (&json!(2), &json!([])));
+    assert_eq!(base.backups()?, [format!("{backup}.db"), format!("{backup}.db.sha256")]);
+    let without_mode = FIXTURE.replace("  \"mode\": \"normal\",\n", "");
+    assert!(text(run(&base, 0, &["export", "-"])) == without_mode, "nothing else is lost");
+    Ok(())
+}
+
+#[test]
+fn output_for_people_holds_nothing_that_a_terminal_obeys() -> TestResult {
+    let base = Base::new()?;
+    let mut hostile = task("T-\u{1b}[2J", TaskStatus::Other("\u{1b}]0;x\u{7}".into()));
+    hostile.title = "line\nbreak \u{202e}backwards".into();
+    base.store()?.update_task(&hostile)?;
+    for arguments in [&["list", "tasks"][..], &["show", "task", &hostile.id], &["status"]] {
+        let printed = text(run(&base, 0, arguments));
+        assert!(printed.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{printed:?}");
+    }
+    let printed = text(run(&base, 0, &["--json", "show", "task", &hostile.id]));
+    assert_eq!(serde_json::from_str::<agentmux_state::TaskState>(&printed)?, hostile);
+    Ok(())
+}
+
+#[test]
+fn the_state_directory_comes_from_the_option_the_variable_or_the_home_directory() -> TestResult {
+    let base = Base::new()?;
+    let program = |home: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentmux-state"));
+        command.env_remove("AGENTMUX_STATE_DIR").env("HOME", home);
+        command
+    };
+    assert!(program(base.path()).args(["import", FIXTURE_PATH]).status()?.success());
+    assert!(base.file("state.db").exists());
+    let elsewhere = Base::new()?;
+    let status =
+        program(elsewhere.path()).args(["--json", "status"]).env("AGENTMUX_STATE_DIR", base.state_dir()).output()?;
+    assert!(String::from_utf8(status.stdout)?.contains("\"tasks\": 24"));
+    Ok(())
+}
+
+#[test]
+fn help_teaches_and_a_wrong_usage_is_told() -> TestResult {
+    let base = Base::new()?;
+    let help = text(run(&base, 0, &["--help"]));
+    for command in ["migrate", "import", "export", "status", "resume", "checkpoint", "list", "show", "Exit status"] {
+        assert!(help.contains(command), "{command}");
+    }
+    error(&base, 2, &["no-such-command"]);
+    error(&base, 2, &["import", "--replace", "--merge", "x"]);
+    // Somebody who closes the pipe has seen enough.
+    run(&base, 0, &["import", FIXTURE_PATH]);
+    let program = env!("CARGO_BIN_EXE_agentmux-state");
+    let script = format!("'{program}' --state-dir '{}' export - | head -c 10", base.state_dir().display());
+    let output = Command::new("bash").args(["-o", "pipefail", "-c", &script]).output()?;
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    Ok(())
+}
