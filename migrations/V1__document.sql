@@ -284,9 +284,9 @@ CREATE TABLE set_aside (
 
 CREATE TABLE changes_since_checkpoint (
   -- What was added, changed or deleted since the last checkpoint, by anyone; kept by the triggers below.
-  entity TEXT NOT NULL,               -- conversation | task | agent | project | self_improvement | mode
-  id TEXT NOT NULL,                   -- id of the entity; session_name of an agent; '' for the last two
-  operation TEXT NOT NULL,            -- add | update | delete
+  entity TEXT NOT NULL,               -- conversation | task | agent | project | self_improvement | mode | state (all of it)
+  id TEXT NOT NULL,                   -- id of the entity; session_name of an agent; '' for the last three
+  operation TEXT NOT NULL,            -- add | update | delete | replace (by an earlier state: who follows the changes starts over)
   PRIMARY KEY (entity, id)
 ) STRICT, WITHOUT ROWID;
 

@@ -106,11 +106,11 @@ pub(crate) fn replace_file(
     file.metadata().map_err(Error::io("read", path))
 }
 
-/// Holds the state directory against other writers of the export until it is dropped; also across processes.
-pub(crate) fn lock_for_export(state_dir: &Path) -> Result<File> {
-    let directory = File::open(state_dir).map_err(Error::io("open", state_dir))?;
-    directory.lock().map_err(Error::io("lock", state_dir))?;
-    Ok(directory)
+/// Waits until nobody else holds the directory by this lock, and holds it until it is dropped; also across processes.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
+    let file = File::open(directory).map_err(Error::io("open", directory))?;
+    file.lock().map_err(Error::io("lock", directory))?;
+    Ok(file)
 }
 
 /// Removes what a killed process left of files that it was about to replace. Only under the lock for the export.

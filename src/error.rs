@@ -121,7 +121,7 @@ pub enum Error {
         detail: String,
     },
 
-    /// There is no such conversation, task, agent or project.
+    /// There is no such conversation, task, agent, project or backup.
     #[error("there is no {kind} {id:?}")]
     NotFound {
         /// What was looked for.
@@ -180,6 +180,15 @@ pub enum Error {
         before: u64,
         /// Entities that it would have.
         after: u64,
+    },
+
+    /// A backup cannot be trusted; it was not used.
+    #[error("backup {id} cannot be trusted: {}; nothing was changed. Use another one (`agentmux-state backup list`)", problems.join("; "))]
+    BackupDamaged {
+        /// The backup.
+        id: String,
+        /// What is wrong with it.
+        problems: Vec<String>,
     },
 
     /// Another live process holds the state directory.

@@ -38,12 +38,13 @@ mod error;
 mod json;
 mod lock;
 mod model;
+mod progress;
 mod resume;
 mod service;
 mod store;
 mod timer;
 
-pub use backup::Backup;
+pub use backup::{Backup, BackupId, BackupVerdict, RestoreReport, Retention, RetentionReport};
 pub use clock::Clock;
 pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration};
 pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir};
@@ -54,10 +55,11 @@ pub use error::{DocumentProblem, Error, Result};
 pub use json::to_json;
 pub use lock::DirectoryLock;
 pub use model::*;
+pub use progress::{Progress, ProgressCallback, Stage};
 pub use resume::resume_instructions;
 pub use service::{
-    CHECKPOINT_INTERVAL, ServiceOptions, StatePersistenceService, reset_state_persistence_service,
-    state_persistence_service,
+    BACKUP_INTERVAL, CHECKPOINT_INTERVAL, KEPT_BACKUPS, ServiceOptions, StatePersistenceService,
+    reset_state_persistence_service, state_persistence_service,
 };
 pub use store::{
     Batch, Checkpoint, Counts, ListFilter, Run, RunOutcome, SetAsideRecord, StateStore, StoreOptions, StoreSummary,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::backup::Backup;
+use crate::backup::{Backup, BackupId, Retention, RetentionReport};
 use crate::clock::Clock;
 use crate::db::{Closed, Durability};
 use crate::directory::{self, STATE_DIRECTORY};
@@ -26,6 +26,12 @@ use crate::timer::Timer;
 /// How often the state is checkpointed, unless an option says otherwise.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often the service makes a backup by itself, unless an option says otherwise.
+pub const BACKUP_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many backups stay when the service has made one by itself, unless an option says otherwise.
+pub const KEPT_BACKUPS: usize = 10;
+
 /// How a service works.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
@@ -40,6 +46,11 @@ pub struct ServiceOptions {
     pub start_empty: bool,
     /// Write `current-state.json` at checkpoints where something changed. On by default.
     pub export: bool,
+    /// Time between backups that the service makes by itself, at checkpoints, where something has changed since the last
+    /// backup; `None` makes none. A day by default.
+    pub backup_interval: Option<Duration>,
+    /// How many backups stay when the service has made one by itself: the newest. 10 by default.
+    pub keep_backups: usize,
     /// What is still there after the power fails. All, by default.
     pub durability: Durability,
     /// Where the time comes from.
@@ -54,6 +65,8 @@ impl Default for ServiceOptions {
             message_limit: MAX_PERSISTED_MESSAGES,
             start_empty: false,
             export: true,
+            backup_interval: Some(BACKUP_INTERVAL),
+            keep_backups: KEPT_BACKUPS,
             durability: Durability::default(),
             clock: Clock::default(),
         }
@@ -101,7 +114,6 @@ enum Phase {
 
 struct Running {
     store: StateStore,
-    run: Run,
     previous_run: Option<Run>,
     import_report: Option<ImportReport>,
     timer: Option<Timer>,
@@ -169,11 +181,11 @@ impl StatePersistenceService {
         }
         let start = Start::new(&store, options)?;
         let timer = options.checkpoint_interval.map(|interval| {
-            let (store, export) = (store.clone(), options.export);
-            Timer::start(interval, move || scheduled_checkpoint(&store, export))
+            let (store, options) = (store.clone(), options.clone());
+            Timer::start(interval, move || scheduled_checkpoint(&store, &options))
         });
-        let Start { previous, previous_run, import_report, run } = start;
-        *phase = Phase::Running(Box::new(Running { store, run, previous_run, import_report, timer, lock }));
+        let Start { previous, previous_run, import_report } = start;
+        *phase = Phase::Running(Box::new(Running { store, previous_run, import_report, timer, lock }));
         services.push(Arc::downgrade(&self.inner));
         Ok(previous)
     }
@@ -213,9 +225,9 @@ impl StatePersistenceService {
         }
     }
 
-    /// This run; `None` unless it is initialized.
-    pub fn run(&self) -> Option<Run> {
-        self.inner.running(|running| running.run.clone())
+    /// The newest run: this one, once it is initialized.
+    pub fn run(&self) -> Result<Option<Run>> {
+        self.store()?.last_run()
     }
 
     /// The run before this one, with how it ended; `None` where there was none.
@@ -244,8 +256,32 @@ impl StatePersistenceService {
     }
 
     /// Makes a verified backup of the state in `backups/`; see [`StateStore::create_backup`].
-    pub fn create_backup(&self, label: &str) -> Result<Backup> {
-        self.store()?.create_backup(label)
+    pub fn create_backup(&self, label: &str) -> Result<BackupId> {
+        self.store()?.create_backup(label).map(|backup| backup.id)
+    }
+
+    /// Goes back to a backup, after a safety backup, and refreshes the export; see [`StateStore::restore_backup`]. This
+    /// run goes on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no such backup.
+    pub fn restore_from_backup(&self, id: &str) -> Result<()> {
+        let store = self.store()?;
+        store.restore_backup(id)?;
+        if self.inner.options.export {
+            store.refresh_export()?;
+        }
+        Ok(())
+    }
+
+    /// The backups, newest first.
+    pub fn list_backups(&self) -> Result<Vec<Backup>> {
+        self.store()?.list_backups()
+    }
+
+    /// Removes all but the newest `keep` backups; see [`StateStore::prune_backups`].
+    pub fn cleanup_old_backups(&self, keep: usize) -> Result<RetentionReport> {
+        self.store()?.prune_backups(&Retention { last: keep, ..Retention::default() }, false)
     }
 
     /// Adds a conversation or updates it; see [`StateStore::update_conversation`].
@@ -334,11 +370,11 @@ impl StatePersistenceService {
         self.stop_periodic_checkpoint();
         let mut phase = self.inner.phase();
         let Phase::Running(running) = &*phase else { return Ok(()) };
-        let (store, run_id) = (running.store.clone(), running.run.run_id);
+        let store = running.store.clone();
         store.transaction(|conn| {
             let now = self.inner.options.clock.now();
             checkpoint::record(conn, &CheckpointReason::BeforeRestart, now)?;
-            run::end(conn, run_id, RunOutcome::Shutdown, now)
+            run::end(conn, RunOutcome::Shutdown, now)
         })?;
         let exported = if self.inner.options.export { store.refresh_export().map(drop) } else { Ok(()) };
         store.close_writer(Closed::ShutDown);
@@ -374,10 +410,10 @@ impl Inner {
             _ => return None,
         }
         let Phase::Running(running) = std::mem::replace(&mut *phase, Phase::New) else { return None };
-        let Running { store, run, timer, lock, .. } = *running;
+        let Running { store, timer, lock, .. } = *running;
         drop(timer);
         let now = self.options.clock.now();
-        if let Err(error) = store.transaction(|conn| run::end(conn, run.run_id, RunOutcome::TakenOver, now)) {
+        if let Err(error) = store.transaction(|conn| run::end(conn, RunOutcome::TakenOver, now)) {
             // The next start will call it a crash, no more.
             tracing::warn!(%error, "could not record that the run was taken over");
         }
@@ -403,7 +439,6 @@ struct Start {
     previous: Option<OrchestratorState>,
     previous_run: Option<Run>,
     import_report: Option<ImportReport>,
-    run: Run,
 }
 
 impl Start {
@@ -432,18 +467,25 @@ impl Start {
                 store::clear(conn)?;
             }
             let run = run::start(conn, now)?;
-            Ok(Self { previous, previous_run: run::before(conn, run.run_id)?, import_report, run })
+            Ok(Self { previous, previous_run: run::before(conn, run.run_id)?, import_report })
         })
     }
 }
 
-/// Records a checkpoint where something has changed, and exports where the last export is behind.
-fn scheduled_checkpoint(store: &StateStore, export: bool) -> Result<()> {
+/// Records a checkpoint where something has changed, exports where the last export is behind, and makes a backup where one
+/// is due.
+fn scheduled_checkpoint(store: &StateStore, options: &ServiceOptions) -> Result<()> {
     if store.read(checkpoint::has_changes)? {
         store.record_checkpoint(&CheckpointReason::Scheduled)?;
     }
-    if export && store.read(checkpoint::export_is_behind)? {
+    if options.export && store.read(checkpoint::export_is_behind)? {
         store.refresh_export()?;
+    }
+    if let Some(interval) = options.backup_interval
+        && store.backup_is_due(interval)?
+    {
+        store.create_backup("daily")?;
+        store.prune_backups(&Retention { last: options.keep_backups, ..Retention::default() }, false)?;
     }
     Ok(())
 }

@@ -237,7 +237,7 @@ fn shutdown_records_a_checkpoint_and_frees_the_directory() -> TestResult {
     assert_eq!(next.previous_run().expect("the run before").outcome, Some(RunOutcome::Shutdown));
     next.prepare_for_shutdown()?;
     assert!(service.initialize()?.is_some(), "a service can start again");
-    assert_eq!(service.run().expect("its run").restart_count, 2);
+    assert_eq!(service.run()?.expect("its run").restart_count, 2);
     Ok(())
 }
 
@@ -313,7 +313,7 @@ fn initialize_again_only_returns_the_state() -> TestResult {
     service.initialize()?;
     service.update_task(&task("T-1", TaskStatus::Pending))?;
     assert_eq!(service.initialize()?.expect("the state").tasks.len(), 1);
-    assert_eq!(service.run().expect("its run").run_id, 1);
+    assert_eq!(service.run()?.expect("its run").run_id, 1);
     Ok(())
 }
 

@@ -638,7 +638,7 @@ fn backups_hold_one_moment_and_carry_their_checksum() -> TestResult {
     let tasks: i64 = copy.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0))?;
     assert_eq!(tasks, 24);
     let checksum = std::fs::read_to_string(base.file("backups").join(format!("{}.db.sha256", backup.id)))?;
-    assert_eq!(checksum, format!("{}  {}.db\n", backup.sha256, backup.id));
+    assert_eq!(checksum, format!("{}  {}.db\n", backup.sha256.expect("a checksum"), backup.id));
     assert_ne!(store.create_backup("again")?.id, store.create_backup("again")?.id);
     Ok(())
 }

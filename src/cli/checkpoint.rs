@@ -2,7 +2,7 @@
 
 use agentmux_state::CheckpointReason;
 
-use super::{Context, Done, Outcome, print};
+use super::{Context, Ending, Outcome, print};
 
 pub(super) fn run(context: &Context, reason: &str) -> Outcome {
     let store = context.write()?;
@@ -14,5 +14,5 @@ pub(super) fn run(context: &Context, reason: &str) -> Outcome {
         let path = exported.path.display();
         print::text(&format!("Checkpoint {} ({reason}); wrote {path}.\n", checkpoint.checkpointed_at))?;
     }
-    Ok(Done::Done)
+    Ok(Ending::Complete)
 }

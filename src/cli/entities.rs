@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use comfy_table::{Cell, CellAlignment};
 use serde::Serialize;
 
-use super::{Context, Done, ListKind, Outcome, ShowKind, print};
+use super::{Context, Ending, ListKind, Outcome, ShowKind, print};
 
 pub(super) fn list(context: &Context, kind: ListKind, status: Option<String>, limit: Option<u32>) -> Outcome {
     if kind == ListKind::Conversations && status.is_some() {
@@ -47,7 +47,7 @@ trait Line {
 fn print_list<T: Line + Serialize>(context: &Context, entities: &[T]) -> Outcome {
     if context.json {
         print::json(&entities)?;
-        return Ok(Done::Done);
+        return Ok(Ending::Complete);
     }
     let mut table = print::table(T::HEADER);
     let now = Utc::now();
@@ -55,7 +55,7 @@ fn print_list<T: Line + Serialize>(context: &Context, entities: &[T]) -> Outcome
         table.add_row(entity.cells(now));
     }
     print::text(&print::table_text(&mut table))?;
-    Ok(Done::Done)
+    Ok(Ending::Complete)
 }
 
 fn print_entity<T: Serialize>(context: &Context, entity: Option<T>, kind: &'static str, id: &str) -> Outcome {
@@ -66,7 +66,7 @@ fn print_entity<T: Serialize>(context: &Context, entity: Option<T>, kind: &'stat
         let value = serde_json::to_value(&entity).map_err(std::io::Error::from)?;
         print::text(&print::outline(&value))?;
     }
-    Ok(Done::Done)
+    Ok(Ending::Complete)
 }
 
 impl Line for ConversationState {

@@ -3,7 +3,7 @@
 use agentmux_state::{DirectoryLock, MigrationStatus, StateStore};
 use serde::Serialize;
 
-use super::{Context, Done, Outcome, print};
+use super::{Context, Ending, Outcome, print};
 
 #[derive(Serialize)]
 struct Report {
@@ -16,7 +16,7 @@ pub(super) fn run(context: &Context, status_only: bool) -> Outcome {
     let mut backup = None;
     if !status_only {
         let _lock = DirectoryLock::acquire(&context.state_dir)?;
-        backup = StateStore::open(&context.state_dir)?.upgrade_backup().map(|backup| backup.id.clone());
+        backup = context.open()?.upgrade_backup().map(|backup| backup.id.clone());
     }
     let report = Report { status: StateStore::migration_status(&context.state_dir)?, backup };
     if context.json {
@@ -24,7 +24,7 @@ pub(super) fn run(context: &Context, status_only: bool) -> Outcome {
     } else if !context.quiet {
         print::text(&for_people(&report))?;
     }
-    Ok(Done::Done)
+    Ok(Ending::Complete)
 }
 
 fn for_people(report: &Report) -> String {

@@ -1,9 +1,11 @@
 //! The command line: arguments to library calls to output.
 
+mod backup;
 mod checkpoint;
 mod entities;
 mod migrate;
 mod print;
+mod progress;
 mod resume;
 mod status;
 mod transfer;
@@ -12,7 +14,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use agentmux_state::{CheckpointReason, Error, StateStore, Timestamp, default_state_dir};
+use agentmux_state::{
+    CheckpointReason, Error, ProgressCallback, StateStore, StoreOptions, Timestamp, default_state_dir,
+};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -22,7 +26,7 @@ use clap::{Parser, Subcommand, ValueEnum};
     about = "Looks after the durable state of an AgentMux orchestrator",
     long_about = "Looks after the durable state of an AgentMux orchestrator: conversations, tasks, agents, projects.\n\n\
         The state lies in one SQLite database, state.db, which `sqlite3` opens too. Commands that only read work beside a \
-        running orchestrator; import and migrate are refused while one runs.",
+        running orchestrator; import, migrate and backup restore are refused while one runs.",
     after_help = "Exit status: 0 done, 1 failed and nothing changed, 2 wrong usage, 3 done with records set aside.\n\n\
         Examples:\n  agentmux-state import current-state.json    take over the TypeScript service's state\n  \
         agentmux-state status                       what is there\n  \
@@ -109,6 +113,10 @@ enum Command {
         reason: String,
     },
 
+    /// Make, list, verify, restore and thin out backups
+    #[command(subcommand)]
+    Backup(BackupCommand),
+
     /// List conversations, tasks, agents or projects, a line each
     List {
         #[arg(value_enum)]
@@ -130,6 +138,46 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum BackupCommand {
+    /// Make a backup: verified, complete in one file, with its checksum
+    Create {
+        /// What to call it
+        #[arg(default_value = "manual")]
+        label: String,
+    },
+    /// List the backups, newest first
+    List,
+    /// Verify one backup or all: checksum, integrity, schema. Exits 1 where one cannot be trusted
+    Verify {
+        /// The backup
+        id: Option<String>,
+    },
+    /// Go back to a backup, after a safety backup of the present state
+    Restore {
+        /// The backup
+        id: String,
+    },
+    /// Remove the backups that no rule keeps; the newest one that can be trusted always stays
+    Prune {
+        /// Keep the newest so many [default: 10, where no rule is given]
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+        /// Keep the newest of each of the last N days that have one
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        keep_daily: usize,
+        /// Keep the newest of each of the last N weeks that have one
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        keep_weekly: usize,
+        /// Keep the newest of each of the last N months that have one
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        keep_monthly: usize,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
 enum ListKind {
     Conversations,
@@ -147,9 +195,11 @@ enum ShowKind {
 }
 
 /// How a command ended, when it did not fail.
-enum Done {
-    Done,
+enum Ending {
+    Complete,
     RecordsSetAside,
+    /// What was looked at is not as it should be; the output says what.
+    ProblemsFound,
 }
 
 /// What every command is given.
@@ -159,7 +209,7 @@ struct Context {
     quiet: bool,
 }
 
-type Outcome = Result<Done, Failure>;
+type Outcome = Result<Ending, Failure>;
 
 /// Why a command failed.
 enum Failure {
@@ -183,8 +233,9 @@ pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log_to_stderr(arguments.verbose, arguments.quiet);
     match run(arguments) {
-        Ok(Done::Done) => ExitCode::SUCCESS,
-        Ok(Done::RecordsSetAside) => ExitCode::from(3),
+        Ok(Ending::Complete) => ExitCode::SUCCESS,
+        Ok(Ending::RecordsSetAside) => ExitCode::from(3),
+        Ok(Ending::ProblemsFound) => ExitCode::FAILURE,
         // Whoever reads the output has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
@@ -215,6 +266,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Status => status::run(&context),
         Command::Resume { now } => resume::run(&context, now),
         Command::Checkpoint { reason } => checkpoint::run(&context, &reason),
+        Command::Backup(command) => backup::run(&context, command),
         Command::List { kind, status, limit } => entities::list(&context, kind, status, limit),
         Command::Show { kind, id } => entities::show(&context, kind, &id),
     }
@@ -223,13 +275,23 @@ fn run(arguments: Arguments) -> Outcome {
 impl Context {
     /// The state, for reading.
     fn read(&self) -> Result<StateStore, Error> {
-        StateStore::open_read_only(&self.state_dir)
+        StateStore::open_read_only_with(&self.state_dir, self.options())
     }
 
     /// The state, for writing, where it is there already and up to date.
     fn write(&self) -> Result<StateStore, Error> {
         self.read()?;
-        StateStore::open(&self.state_dir)
+        self.open()
+    }
+
+    /// The state, for writing; made where it is missing, upgraded where it is behind.
+    fn open(&self) -> Result<StateStore, Error> {
+        StateStore::open_with(&self.state_dir, self.options())
+    }
+
+    fn options(&self) -> StoreOptions {
+        let progress = if self.quiet { ProgressCallback::default() } else { progress::bars() };
+        StoreOptions { progress, ..StoreOptions::default() }
     }
 }
 

@@ -3,7 +3,7 @@
 use agentmux_state::{ResumeInstructions, Timestamp};
 use chrono::Utc;
 
-use super::{Context, Done, Outcome, print};
+use super::{Context, Ending, Outcome, print};
 
 pub(super) fn run(context: &Context, now: Option<Timestamp>) -> Outcome {
     let now = now.and_then(|now| now.parse()).unwrap_or_else(Utc::now);
@@ -13,7 +13,7 @@ pub(super) fn run(context: &Context, now: Option<Timestamp>) -> Outcome {
     } else {
         print::text(&for_people(&instructions))?;
     }
-    Ok(Done::Done)
+    Ok(Ending::Complete)
 }
 
 fn for_people(instructions: &ResumeInstructions) -> String {

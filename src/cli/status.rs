@@ -7,7 +7,7 @@ use agentmux_state::{Checkpoint, DirectoryLock, OrchestratorMode, Run, RunOutcom
 use chrono::Utc;
 use serde::Serialize;
 
-use super::{Context, Done, Outcome, print};
+use super::{Context, Ending, Outcome, print};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,7 +56,7 @@ pub(super) fn run(context: &Context) -> Outcome {
     } else {
         print::text(&for_people(&status))?;
     }
-    Ok(Done::Done)
+    Ok(Ending::Complete)
 }
 
 fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {

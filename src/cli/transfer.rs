@@ -6,7 +6,7 @@ use std::path::Path;
 
 use agentmux_state::{DATABASE_FILE, DirectoryLock, Error, ImportMode, ImportOptions, ImportReport, StateStore};
 
-use super::{Context, Done, Failure, Outcome, print};
+use super::{Context, Ending, Failure, Outcome, print};
 
 pub(super) fn mode(replace: bool, merge: bool) -> ImportMode {
     match (replace, merge) {
@@ -24,7 +24,8 @@ pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: b
         path: path.to_path_buf(),
         source,
     })?;
-    let options = ImportOptions { mode, strict, allow_shrink, source_name };
+    let total_bytes = file.metadata().ok().map(|metadata| metadata.len());
+    let options = ImportOptions { mode, strict, allow_shrink, source_name, total_bytes };
 
     // A document that cannot be imported must not leave an empty database behind.
     if strict || !context.state_dir.join(DATABASE_FILE).exists() {
@@ -32,13 +33,13 @@ pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: b
         file.rewind()?;
     }
     let _lock = DirectoryLock::acquire(&context.state_dir)?;
-    let report = StateStore::open(&context.state_dir)?.import_json(reader(&file), options)?;
+    let report = context.open()?.import_json(reader(&file), options)?;
     if context.json {
         print::json(&report)?;
     } else if !context.quiet {
         print::text(&import_for_people(&report))?;
     }
-    Ok(if report.set_aside.is_empty() { Done::Done } else { Done::RecordsSetAside })
+    Ok(if report.set_aside.is_empty() { Ending::Complete } else { Ending::RecordsSetAside })
 }
 
 pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
@@ -47,7 +48,7 @@ pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
         Some(path) if path.as_os_str() == "-" => {
             let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
             return match context.read()?.export_json(&mut out) {
-                Ok(()) => Ok(out.flush().map(|()| Done::Done)?),
+                Ok(()) => Ok(out.flush().map(|()| Ending::Complete)?),
                 Err(Error::Stream { source, .. }) => Err(Failure::Output(source)),
                 Err(error) => Err(error.into()),
             };
@@ -59,7 +60,7 @@ pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
     } else if !context.quiet {
         print::text(&format!("Wrote {} ({}).\n", exported.path.display(), print::bytes(exported.bytes)))?;
     }
-    Ok(Done::Done)
+    Ok(Ending::Complete)
 }
 
 /// Standard input in a file without a name, as the document may be read twice.

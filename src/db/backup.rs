@@ -1,56 +1,157 @@
-//! Copying a database through SQLite, while others write it.
+//! Copying a database through SQLite while others write it, and writing a copy back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::connection;
+use super::{connection, migrations};
 use crate::error::{Error, Result};
+use crate::progress::{ProgressCallback, Stage};
 
 /// How long a copy waits for locks that others hold.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Pages that are copied at a time: 8 MB.
+const STEP: i32 = 2048;
+
 /// Copies a database, as it is in one moment, into an empty file, and leaves that file complete by itself: without a
 /// write-ahead log, so that it also opens on a read-only medium. `mark` writes into the copy, which is then checked.
-pub(crate) fn copy_database(source: &Path, target: &Path, mark: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
-    let source_conn = connection::open_reader(source).map_err(|error| error.at(source))?;
-    copy(&source_conn, target, mark).map_err(|error| error.at(target))
+pub(crate) fn copy_database(
+    source: &Path,
+    target: &Path,
+    progress: &ProgressCallback,
+    mark: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
+    let copy = || {
+        let mut source = connection::open_reader(source)?;
+        // A moment that is held open: a copy in steps would else start anew with each write of others.
+        let moment = source.transaction()?;
+        moment.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        let mut copy = connection::open_writer(target)?;
+        copy_pages(&moment, &mut copy, Stage::Copying, progress, || Ok(true))?;
+        leave_log(&copy, target)?;
+        mark(&copy)?;
+        progress.report(Stage::Verifying, 0, Some(1));
+        check(&copy, target)?;
+        progress.report(Stage::Verifying, 1, Some(1));
+        copy.close().map_err(|(_, error)| error)?;
+        Ok(())
+    };
+    copy().map_err(|error: Error| error.at(target))
 }
 
-fn copy(source: &Connection, target: &Path, mark: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
-    let mut copy = connection::open_writer(target)?;
-    {
-        let backup = Backup::new(source, &mut copy)?;
-        let deadline = Instant::now() + DEADLINE;
-        // All pages in one step: in several ones, every write of others would start the copy anew.
+/// Opens a copy that belongs to us alone, brings it to this release's schema, lets `change` write into it, and checks it.
+pub(crate) fn prepare_copy(copy: &Path, change: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+    let prepare = || {
+        let mut conn = connection::open_writer(copy)?;
+        migrations::migrate(&mut conn, copy, || Ok(()))?;
+        let transaction = conn.transaction()?;
+        change(&transaction)?;
+        transaction.commit()?;
+        check(&conn, copy)?;
+        conn.close().map_err(|(_, error)| error)?;
+        Ok(())
+    };
+    prepare().map_err(|error: Error| error.at(copy))
+}
+
+/// Writes a copy into a live database: in one transaction, under readers who see the old state or the new.
+///
+/// `is_unchanged` is asked once nobody else can write any more; `false` gives up and changes nothing. Returns its answer.
+pub(super) fn write_back(
+    copy: &Path,
+    live: &mut Connection,
+    progress: &ProgressCallback,
+    is_unchanged: impl FnOnce() -> Result<bool>,
+) -> Result<bool> {
+    let source = connection::open_reader(copy)?;
+    copy_pages(&source, live, Stage::Restoring, progress, is_unchanged)
+}
+
+fn copy_pages(
+    source: &Connection,
+    target: &mut Connection,
+    stage: Stage,
+    progress: &ProgressCallback,
+    go_on: impl FnOnce() -> Result<bool>,
+) -> Result<bool> {
+    let page_size: u64 = source.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let backup = Backup::new(source, target)?;
+    let deadline = Instant::now() + DEADLINE;
+    let step = |pages| {
         loop {
-            match backup.step(-1)? {
-                StepResult::Done => break,
-                _ if Instant::now() > deadline => return Err(Error::Busy { path: target.to_path_buf() }),
+            match backup.step(pages)? {
+                StepResult::Done => return Ok(true),
+                StepResult::More => return Ok(false),
+                _ if Instant::now() > deadline => return Err(Error::Busy { path: PathBuf::new() }),
                 _ => thread::sleep(Duration::from_millis(5)),
             }
         }
+    };
+    // The first page takes the locks.
+    let mut is_done = step(1)?;
+    if !go_on()? {
+        return Ok(false);
     }
-    let mode: String = copy.pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))?;
-    if mode != "delete" {
-        return Err(Error::Corrupt { path: target.to_path_buf(), detail: format!("its journal mode stayed {mode}") });
+    while !is_done {
+        is_done = step(STEP)?;
+        let at = backup.progress();
+        let (total, remaining) = (at.pagecount.max(0) as u64, at.remaining.max(0) as u64);
+        progress.report(stage, total.saturating_sub(remaining) * page_size, Some(total * page_size));
     }
-    mark(&copy)?;
-    check(&copy, target)?;
-    copy.close().map_err(|(_, error)| error)?;
-    Ok(())
+    Ok(true)
+}
+
+/// Leaves write-ahead logging, so that the file stands by itself.
+fn leave_log(conn: &Connection, path: &Path) -> Result<()> {
+    let mode: String = conn.pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))?;
+    if mode == "delete" { Ok(()) } else { Err(corrupt(path, format!("its journal mode stayed {mode}"))) }
 }
 
 /// Fails where SQLite finds anything wrong with a database.
 fn check(conn: &Connection, path: &Path) -> Result<()> {
-    let corrupt = |detail| Error::Corrupt { path: path.to_path_buf(), detail };
     let verdict: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
-        return Err(corrupt(verdict));
+        return Err(corrupt(path, verdict));
     }
     let broken: Option<String> = conn.query_row("PRAGMA foreign_key_check", [], |row| row.get(0)).optional()?;
-    broken.map_or(Ok(()), |table| Err(corrupt(format!("rows of {table} refer to nothing"))))
+    broken.map_or(Ok(()), |table| Err(corrupt(path, format!("rows of {table} refer to nothing"))))
+}
+
+fn corrupt(path: &Path, detail: String) -> Error {
+    Error::Corrupt { path: path.to_path_buf(), detail }
+}
+
+/// Checks a database that nobody has open: what it is, that it is whole, and that its schema is the one that this
+/// project's migrations make, so that no trigger or view of somebody else's comes with it.
+pub(crate) fn verify_database(path: &Path) -> Result<()> {
+    let verify = || {
+        let conn = connection::open_reader(path)?;
+        let status = migrations::status(&conn, path)?;
+        check(&conn, path)?;
+        if schema(&conn)? != schema(&migrations::fresh(status.schema_version)?)? {
+            return Err(corrupt(path, format!("its schema is not that of version {}", status.schema_version)));
+        }
+        Ok(())
+    };
+    verify().map_err(|error: Error| error.at(path))
+}
+
+/// Everything that a schema defines, in order; without what Litestream adds.
+fn schema(conn: &Connection) -> Result<Vec<(String, String, String)>> {
+    let mut select = conn.prepare(
+        "SELECT type, name, coalesce(sql, '') FROM sqlite_schema
+         WHERE tbl_name NOT LIKE '\\_litestream\\_%' ESCAPE '\\' ORDER BY type, name",
+    )?;
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The label of a backup, as it was given.
+pub(crate) fn backup_label(path: &Path) -> Result<Option<String>> {
+    let conn = connection::open_reader(path)?;
+    Ok(conn.query_row("SELECT label FROM backup", [], |row| row.get(0)).optional()?)
 }

@@ -9,9 +9,10 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tempfile::Builder;
 
 use super::connection::{self, Durability};
-use super::migrations;
+use super::{backup, migrations};
 use crate::directory::{private_file, sync_directory};
 use crate::error::{Error, Result};
+use crate::progress::ProgressCallback;
 
 /// An open database: one writer and a pool of readers.
 pub(crate) struct Database {
@@ -25,6 +26,21 @@ enum Writer {
     Open(Connection),
     ReadOnly,
     Closed(Closed),
+}
+
+impl Writer {
+    /// The connection, or why there is none.
+    fn open(&mut self, path: &Path) -> Result<&mut Connection> {
+        let directory = || path.parent().unwrap_or(path).to_path_buf();
+        match self {
+            Self::Open(conn) => Ok(conn),
+            Self::ReadOnly => {
+                Err(Error::ReadOnly { path: path.to_path_buf(), detail: "it was opened for reading only".into() })
+            }
+            Self::Closed(Closed::TakenOver) => Err(Error::TakenOver { path: directory() }),
+            Self::Closed(Closed::ShutDown) => Err(Error::ShutDown { path: directory() }),
+        }
+    }
 }
 
 /// Why a database is no longer written.
@@ -98,19 +114,43 @@ impl Database {
     /// Runs `work` in a write transaction. When this returns `Ok`, the transaction is on the disk; else it left no trace.
     pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
         let mut writer = self.writer();
-        let conn = match &mut *writer {
-            Writer::Open(conn) => Ok(conn),
-            Writer::ReadOnly => {
-                Err(Error::ReadOnly { path: self.path.clone(), detail: "it was opened for reading only".into() })
-            }
-            Writer::Closed(Closed::TakenOver) => Err(Error::TakenOver { path: self.directory() }),
-            Writer::Closed(Closed::ShutDown) => Err(Error::ShutDown { path: self.directory() }),
-        }?;
+        let conn = writer.open(&self.path)?;
         let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let result = work(&transaction)?;
         transaction.commit().map_err(failed)?;
         Ok(result)
+    }
+
+    /// Replaces the content by that of a copy, which belongs to us alone: in one transaction, under readers who see the
+    /// old state or the new. `before` is called first, while nobody can write; where somebody writes in the moment
+    /// between it and the transaction, it is called again. Returns what it returned last.
+    pub(crate) fn replace_by<T>(
+        &self,
+        copy: &Path,
+        progress: &ProgressCallback,
+        mut before: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        const ATTEMPTS: u32 = 20;
+        let mut writer = self.writer();
+        let conn = writer.open(&self.path)?;
+        let mut replace = || {
+            let observer = connection::open_reader(&self.path)?;
+            // Changes whenever another connection has committed.
+            let version = || observer.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0));
+            for _ in 0..ATTEMPTS {
+                // SQLite's backup takes the write lock by itself, and must not find it taken: it is given up in between.
+                let lock = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let seen = version()?;
+                let result = before()?;
+                lock.rollback()?;
+                if backup::write_back(copy, conn, progress, || Ok(version()? == seen))? {
+                    return Ok(result);
+                }
+            }
+            Err(Error::Busy { path: self.path.clone() })
+        };
+        replace().map_err(|error: Error| error.at(&self.path))
     }
 
     /// Closes the writing connection, after the write at hand. Every later write fails and says why.
@@ -120,10 +160,6 @@ impl Database {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    fn directory(&self) -> PathBuf {
-        self.path.parent().unwrap_or(&self.path).to_path_buf()
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

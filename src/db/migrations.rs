@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use refinery_core::traits::sync::{Query, Transaction as RefineryTransaction};
-use refinery_core::{Migrate, Migration};
+use refinery_core::{Migrate, Migration, SchemaVersion, Target};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -166,8 +166,22 @@ fn in_transaction(conn: &mut Connection, path: &Path, work: impl FnOnce(&Transac
     Ok(())
 }
 
+/// A database in memory with the schema of a version.
+pub(super) fn fresh(version: u32) -> Result<Connection> {
+    let mut conn = Connection::open_in_memory()?;
+    let transaction = conn.transaction()?;
+    run_to(&transaction, Path::new("memory"), version)?;
+    transaction.commit()?;
+    Ok(conn)
+}
+
 fn run(transaction: &Transaction<'_>, path: &Path) -> Result<()> {
-    let runner = embedded::migrations::runner().set_grouped(true);
+    run_to(transaction, path, LATEST_SCHEMA_VERSION)
+}
+
+fn run_to(transaction: &Transaction<'_>, path: &Path, version: u32) -> Result<()> {
+    let target = Target::Version(SchemaVersion::from(version as i32));
+    let runner = embedded::migrations::runner().set_grouped(true).set_target(target);
     runner.run(&mut Locked(transaction)).map_err(|error| Error::MigrationFailed {
         path: path.to_path_buf(),
         detail: std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),

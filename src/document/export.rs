@@ -1,6 +1,6 @@
 //! Writing the state as a document, row by row: no more than one entity is in memory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +18,10 @@ use crate::model::{
     AgentState, ConversationState, Extra, OrchestratorMetadata, OrchestratorMode, OrchestratorState, ProjectState,
     SelfImprovementState, TaskState,
 };
-use crate::store::{StateStore, agent, checkpoint, conversation, head, project, self_improvement, task};
+use crate::progress::{ProgressCallback, Stage};
+use crate::store::{
+    StateStore, agent, checkpoint, conversation, count_entities, head, project, self_improvement, task,
+};
 
 impl StateStore {
     /// Writes the state as a document in the layout of `current-state.json`, as it was in one moment.
@@ -41,7 +44,7 @@ impl StateStore {
     pub fn export_json(&self, mut writer: impl Write) -> Result<()> {
         self.read(|conn| {
             let head = head::read(conn)?.unwrap_or_else(|| head::new(self.options().clock.now()));
-            write(conn, head, &mut writer)
+            write(conn, head, &self.options().progress, &mut writer)
         })
     }
 }
@@ -62,7 +65,7 @@ impl StateStore {
     pub fn export_to(&self, path: &Path) -> Result<ExportedFile> {
         let metadata = self.read(|conn| {
             let head = head::read(conn)?.unwrap_or_else(|| head::new(self.options().clock.now()));
-            replace_file(path, |out| write(conn, head, out))
+            replace_file(path, |out| write(conn, head, &self.options().progress, out))
         })?;
         Ok(ExportedFile { path: path.to_path_buf(), bytes: metadata.len() })
     }
@@ -72,14 +75,14 @@ impl StateStore {
     /// A file there that is not the last export, as the TypeScript service or a person wrote it, is first copied to
     /// `backups/`. Two processes that export at once take turns.
     pub fn refresh_export(&self) -> Result<ExportedFile> {
-        let _turn = directory::lock_for_export(self.state_dir())?;
+        let _turn = directory::lock(self.state_dir())?;
         directory::remove_temporary_files(self.state_dir());
         let path = self.state_dir().join(EXPORT_FILE);
         let last = self.read(checkpoint::last_export)?;
         self.keep_foreign_file(&path, last.as_ref().map(|(fingerprint, _)| fingerprint.as_str()))?;
         let (metadata, checkpoint_id) = self.read(|conn| {
             let head = head::read(conn)?.unwrap_or_else(|| head::new(self.options().clock.now()));
-            let metadata = replace_file(&path, |out| write(conn, head, out))?;
+            let metadata = replace_file(&path, |out| write(conn, head, &self.options().progress, out))?;
             Ok((metadata, checkpoint::last_id(conn)?))
         })?;
         self.transaction(|conn| checkpoint::note_export(conn, &fingerprint(&metadata), checkpoint_id))?;
@@ -102,7 +105,7 @@ impl StateStore {
         let backups = self.state_dir().join(BACKUP_DIRECTORY);
         directory::create_directory(&backups)?;
         let now = self.options().clock.now();
-        let copy = backups.join(format!("{}.json", backup::unused_id(&backups, label, now)));
+        let copy = backups.join(format!("{}.json", backup::unused_id(self.state_dir(), label, now)));
         let mut file = File::open(path).map_err(Error::io("read", path))?;
         replace_file(&copy, |out| io::copy(&mut file, out).map(drop).map_err(Error::io("write", &copy)))?;
         tracing::info!(copy = %copy.display(), "kept the file that the export is about to replace");
@@ -116,8 +119,16 @@ fn fingerprint(metadata: &fs::Metadata) -> String {
 }
 
 /// Writes the state that has this head.
-pub(crate) fn write(conn: &Connection, head: OrchestratorState, out: &mut dyn Write) -> Result<()> {
+fn write(conn: &Connection, head: OrchestratorState, progress: &ProgressCallback, out: &mut dyn Write) -> Result<()> {
     let failure = RefCell::new(None);
+    let total = count_entities(conn)?;
+    let done = Cell::new(0_u64);
+    let written = || {
+        done.set(done.get() + 1);
+        if done.get().is_multiple_of(100) {
+            progress.report(Stage::Exporting, done.get(), Some(total));
+        }
+    };
     let document = Document {
         id: &head.id,
         version: &head.version,
@@ -127,11 +138,27 @@ pub(crate) fn write(conn: &Connection, head: OrchestratorState, out: &mut dyn Wr
         conversations: List {
             conn,
             read: |conn, each| conversation::read(conn, IN_ORDER, [], each),
+            written: &written,
             failure: &failure,
         },
-        tasks: List { conn, read: |conn, each| task::read(conn, IN_ORDER, [], each), failure: &failure },
-        agents: List { conn, read: |conn, each| agent::read(conn, IN_ORDER, [], each), failure: &failure },
-        projects: List { conn, read: |conn, each| project::read(conn, IN_ORDER, [], each), failure: &failure },
+        tasks: List {
+            conn,
+            read: |conn, each| task::read(conn, IN_ORDER, [], each),
+            written: &written,
+            failure: &failure,
+        },
+        agents: List {
+            conn,
+            read: |conn, each| agent::read(conn, IN_ORDER, [], each),
+            written: &written,
+            failure: &failure,
+        },
+        projects: List {
+            conn,
+            read: |conn, each| project::read(conn, IN_ORDER, [], each),
+            written: &written,
+            failure: &failure,
+        },
         self_improvement: self_improvement::read(conn)?,
         metadata: &head.metadata,
         extra: &head.extra,
@@ -139,7 +166,9 @@ pub(crate) fn write(conn: &Connection, head: OrchestratorState, out: &mut dyn Wr
     json::write_pretty(out, &document).map_err(|error| {
         let name = "the export".to_owned();
         failure.take().unwrap_or_else(|| Error::Stream { name, source: io::Error::from(error) })
-    })
+    })?;
+    progress.report(Stage::Exporting, total, Some(total));
+    Ok(())
 }
 
 const IN_ORDER: &str = "ORDER BY position";
@@ -172,6 +201,8 @@ type Read<T> = fn(&Connection, &mut dyn FnMut(T) -> Result<()>) -> Result<()>;
 struct List<'d, T> {
     conn: &'d Connection,
     read: Read<T>,
+    /// Called after each element.
+    written: &'d dyn Fn(),
     /// Why reading failed; serde can carry only a text.
     failure: &'d RefCell<Option<Error>>,
 }
@@ -182,6 +213,7 @@ impl<T: Serialize> Serialize for List<'_, T> {
         let mut written = Ok(());
         let read = (self.read)(self.conn, &mut |element| {
             written = list.serialize_element(&element);
+            (self.written)();
             // Any error ends reading; what it was stands in `written`.
             if written.is_ok() { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows.into()) }
         });

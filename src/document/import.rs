@@ -1,14 +1,16 @@
 //! Loading a document into the store: all of it in one transaction, or nothing.
 
-use std::io::BufRead;
+use std::io::{self, BufRead, Read};
 
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use serde::Serialize;
 
 use super::reader::{self, Document, Finding, Record, Sink};
+use crate::backup;
 use crate::error::{DocumentProblem, Error, Result};
 use crate::model::Timestamp;
+use crate::progress::Stage;
 use crate::store::{
     self, SetAsideRecord, StateStore, agent, conversation, head, project, self_improvement, set_aside, task,
 };
@@ -36,6 +38,8 @@ pub struct ImportOptions {
     pub allow_shrink: bool,
     /// What messages and records set aside call the document, for instance its file name.
     pub source_name: String,
+    /// Size of the document where it is known; only whoever is told the progress sees it.
+    pub total_bytes: Option<u64>,
 }
 
 /// What an import did.
@@ -114,12 +118,19 @@ impl StateStore {
     /// [`Error::Document`] where it is no document, [`Error::DocumentTooNew`], [`Error::DocumentProblems`] with
     /// `strict`, [`Error::NotEmpty`], [`Error::WouldShrink`]: nothing was changed.
     pub fn import_json(&self, reader: impl BufRead, options: ImportOptions) -> Result<ImportReport> {
+        let now = self.options().clock.now();
+        let backups = match options.mode {
+            ImportMode::Replace => Some(backup::Folder::change(self.state_dir())?),
+            ImportMode::IntoEmpty | ImportMode::Merge => None,
+        };
         self.transaction(|conn| {
-            let replaces = options.mode == ImportMode::Replace && store::count_entities(conn)? > 0;
-            let mut report = import(conn, self.options().clock.now(), reader, &options)?;
-            if replaces {
+            let is_empty = store::count_entities(conn)? == 0;
+            let reader = Counted { inner: reader, done: 0, reported: 0, store: self, total: options.total_bytes };
+            let mut report = import(conn, now, reader, &options)?;
+            if let Some(folder) = backups.filter(|_| !is_empty) {
                 // Nothing is committed yet: another connection still sees the state as it was.
-                report.backup = Some(self.create_backup("before-import")?.id);
+                let progress = &self.options().progress;
+                report.backup = Some(backup::create_in(&folder, self.state_dir(), "before-import", now, progress)?.id);
             }
             Ok(report)
         })
@@ -141,6 +152,45 @@ impl StateStore {
         let mut sink = Counter::default();
         let document = reader::read(reader, &options.source_name, "", &mut sink)?;
         report(document, sink.0, options)
+    }
+}
+
+/// Tells how far a document has been read.
+struct Counted<'s, R> {
+    inner: R,
+    done: u64,
+    reported: u64,
+    store: &'s StateStore,
+    total: Option<u64>,
+}
+
+impl<R: BufRead> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count(read);
+        Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        self.count(amount);
+    }
+}
+
+impl<R> Counted<'_, R> {
+    fn count(&mut self, amount: usize) {
+        const STEP: u64 = 1024 * 1024;
+        self.done += amount as u64;
+        if self.done - self.reported >= STEP || Some(self.done) == self.total {
+            self.reported = self.done;
+            self.store.options().progress.report(Stage::Importing, self.done, self.total);
+        }
     }
 }
 

@@ -21,6 +21,23 @@ pub struct Checkpoint {
 /// Records a checkpoint; what has changed so far is then in the past.
 pub(crate) fn record(conn: &Connection, reason: &CheckpointReason, now: DateTime<Utc>) -> Result<Checkpoint> {
     head::ensure(conn, now)?;
+    let (checkpoint, uptime) = insert(conn, reason, now)?;
+    head::note_checkpoint(conn, &checkpoint.checkpointed_at, reason, uptime)?;
+    conn.execute("DELETE FROM changes_since_checkpoint", [])?;
+    Ok(checkpoint)
+}
+
+/// Records that the state as a whole was replaced by an earlier one, whose document stays word for word: a checkpoint
+/// that the document does not tell of, and a change that tells those who follow the changes to start over.
+pub(crate) fn record_restore(conn: &Connection, now: DateTime<Utc>) -> Result<()> {
+    insert(conn, &CheckpointReason::ErrorRecovery, now)?;
+    conn.execute("DELETE FROM changes_since_checkpoint", [])?;
+    conn.execute("INSERT INTO changes_since_checkpoint VALUES ('state', '', 'replace')", [])?;
+    Ok(())
+}
+
+/// Adds a checkpoint of the open run; and that run's uptime in seconds.
+fn insert(conn: &Connection, reason: &CheckpointReason, now: DateTime<Utc>) -> Result<(Checkpoint, Option<i64>)> {
     let run = run::last(conn)?.filter(|run| run.outcome.is_none());
     let uptime = run.as_ref().map(|run| uptime_seconds(&run.started_at, now));
     let at = Timestamp::from(now);
@@ -36,9 +53,7 @@ pub(crate) fn record(conn: &Connection, reason: &CheckpointReason, now: DateTime
             uptime.unwrap_or(0)
         ],
     )?;
-    head::note_checkpoint(conn, &at, reason, uptime)?;
-    conn.execute("DELETE FROM changes_since_checkpoint", [])?;
-    Ok(Checkpoint { checkpointed_at: at, reason: reason.clone() })
+    Ok((Checkpoint { checkpointed_at: at, reason: reason.clone() }, uptime))
 }
 
 /// Never negative, also where the clock was set back.

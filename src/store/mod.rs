@@ -33,6 +33,7 @@ use crate::model::{
     AgentState, ChangeType, CheckpointReason, ConversationState, MAX_PERSISTED_MESSAGES, OrchestratorMode,
     OrchestratorState, PersistedMessage, ProjectState, SelfImprovementState, StateChange, StateDiff, TaskState,
 };
+use crate::progress::ProgressCallback;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub struct StoreOptions {
     pub max_readers: u32,
     /// Where the time comes from.
     pub clock: Clock,
+    /// Who is told how far backups, restores, imports and exports are; nobody by default.
+    pub progress: ProgressCallback,
 }
 
 impl Default for StoreOptions {
@@ -54,6 +57,7 @@ impl Default for StoreOptions {
             message_limit: MAX_PERSISTED_MESSAGES,
             max_readers: 8,
             clock: Clock::default(),
+            progress: ProgressCallback::default(),
         }
     }
 }
@@ -115,7 +119,8 @@ impl StateStore {
         let path = state_dir.join(DATABASE_FILE);
         let mut upgrade_backup = None;
         let database = Database::open(&path, options.durability, options.max_readers, || {
-            upgrade_backup = Some(backup::create(&state_dir, "before-upgrade", options.clock.now())?);
+            upgrade_backup =
+                Some(backup::create(&state_dir, "before-upgrade", options.clock.now(), &options.progress)?);
             Ok(())
         })?;
         Ok(Self { inner: Arc::new(Inner { state_dir, database, options, upgrade_backup }) })
@@ -134,8 +139,12 @@ impl StateStore {
     /// # Errors
     /// [`Error::NoDatabase`] where there is none, [`Error::SchemaOutdated`] where an upgrade is due.
     pub fn open_read_only(state_dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_read_only_with(state_dir, StoreOptions::default())
+    }
+
+    /// As [`open_read_only`](Self::open_read_only), with options.
+    pub fn open_read_only_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         let state_dir = existing(state_dir.as_ref())?;
-        let options = StoreOptions::default();
         let database = Database::open_read_only(&state_dir.join(DATABASE_FILE), options.max_readers)?;
         Ok(Self { inner: Arc::new(Inner { state_dir, database, options, upgrade_backup: None }) })
     }
@@ -381,6 +390,10 @@ impl StateStore {
     pub fn summary(&self) -> Result<StoreSummary> {
         let backups = backup::count(self.state_dir())?;
         self.read(|conn| summary::read(conn, backups))
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
     }
 
     pub(crate) fn options(&self) -> &StoreOptions {

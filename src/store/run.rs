@@ -62,7 +62,7 @@ impl RunOutcome {
 ///
 /// The caller holds the state directory, so no open run can be alive.
 pub(crate) fn start(conn: &Connection, now: DateTime<Utc>) -> Result<Run> {
-    conn.execute("UPDATE runs SET outcome = ?1 WHERE outcome IS NULL", [RunOutcome::Crashed.as_str()])?;
+    close_open_as_crashed(conn)?;
     let previous = head::read(conn)?;
     let restart_count = previous.as_ref().map_or(0, |state| state.metadata.restart_count.saturating_add(1));
     let mut state = previous.unwrap_or_else(|| head::new(now));
@@ -76,19 +76,30 @@ pub(crate) fn start(conn: &Connection, now: DateTime<Utc>) -> Result<Run> {
     };
     head::write(conn, &state)?;
     let OrchestratorMetadata { hostname, pid, started_at, .. } = state.metadata;
-    conn.execute(
-        "INSERT INTO runs (hostname, pid, started_at, restart_count) VALUES (?, ?, ?, ?)",
-        params![hostname, pid, started_at.as_str(), restart_count],
-    )?;
-    let run_id = conn.last_insert_rowid();
-    Ok(Run { run_id, hostname, pid, started_at, restart_count, ended_at: None, outcome: None })
+    let run = Run { run_id: 0, hostname, pid, started_at, restart_count, ended_at: None, outcome: None };
+    Ok(Run { run_id: insert(conn, &run)?, ..run })
 }
 
-/// Ends a run.
-pub(crate) fn end(conn: &Connection, run_id: i64, outcome: RunOutcome, now: DateTime<Utc>) -> Result<()> {
+/// Adds a run that is open, after all others, and returns its number.
+pub(crate) fn insert(conn: &Connection, run: &Run) -> Result<i64> {
     conn.execute(
-        "UPDATE runs SET ended_at = ?2, outcome = ?3 WHERE run_id = ?1 AND outcome IS NULL",
-        params![run_id, Timestamp::from(now).as_str(), outcome.as_str()],
+        "INSERT INTO runs (hostname, pid, started_at, restart_count) VALUES (?, ?, ?, ?)",
+        params![run.hostname, run.pid, run.started_at.as_str(), run.restart_count],
+    )?;
+    Ok(conn.last_insert_rowid())
+}
+
+/// Runs that are still open, and whose processes cannot be alive, have crashed.
+pub(crate) fn close_open_as_crashed(conn: &Connection) -> Result<()> {
+    conn.execute("UPDATE runs SET outcome = ?1 WHERE outcome IS NULL", [RunOutcome::Crashed.as_str()])?;
+    Ok(())
+}
+
+/// Ends the run that is open.
+pub(crate) fn end(conn: &Connection, outcome: RunOutcome, now: DateTime<Utc>) -> Result<()> {
+    conn.execute(
+        "UPDATE runs SET ended_at = ?1, outcome = ?2 WHERE outcome IS NULL",
+        params![Timestamp::from(now).as_str(), outcome.as_str()],
     )?;
     Ok(())
 }

@@ -1,0 +1,118 @@
+//! Making a backup.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::params;
+use tempfile::NamedTempFile;
+
+use super::{Backup, Folder, checksum};
+use crate::db::copy_database;
+use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, private_file, replace_file, sync_directory};
+use crate::error::{Error, Result};
+use crate::model::Timestamp;
+use crate::progress::ProgressCallback;
+use crate::store::{StateStore, checkpoint};
+
+pub(super) const TEMPORARY_PREFIX: &str = ".backup-";
+
+impl StateStore {
+    /// Makes a backup in `backups/`: the state as it is in one moment, complete in one file, checked, on the disk. Others
+    /// may write meanwhile.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = agentmux_state::StateStore::open(dir.path())?;
+    /// let backup = store.create_backup("before the upgrade")?;
+    /// assert!(backup.id.ends_with("-before-the-upgrade"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn create_backup(&self, label: &str) -> Result<Backup> {
+        create(self.state_dir(), label, self.options().clock.now(), &self.options().progress)
+    }
+}
+
+impl StateStore {
+    /// Whether the newest backup is older than that, and something was checkpointed since.
+    pub(crate) fn backup_is_due(&self, interval: Duration) -> Result<bool> {
+        let newest = Folder::look(self.state_dir()).entries()?.first().map(Backup::time);
+        let Some(checkpoint) = self.read(checkpoint::last)? else { return Ok(false) };
+        let Some(newest) = newest else { return Ok(true) };
+        let age = self.options().clock.now().signed_duration_since(newest);
+        // A backup from the future, as a clock that was set back leaves it, must not put off the next one for long.
+        let is_old = age.abs().to_std().is_ok_and(|age| age >= interval);
+        Ok(is_old && checkpoint.checkpointed_at.parse().is_none_or(|at| at > newest || age < TimeDelta::zero()))
+    }
+}
+
+/// Makes a backup of the database in a state directory.
+pub(crate) fn create(state_dir: &Path, label: &str, now: DateTime<Utc>, progress: &ProgressCallback) -> Result<Backup> {
+    create_in(&Folder::change(state_dir)?, state_dir, label, now, progress)
+}
+
+/// As [`create`], for who holds the folder already.
+pub(crate) fn create_in(
+    folder: &Folder,
+    state_dir: &Path,
+    label: &str,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+) -> Result<Backup> {
+    let file = temporary_file(&folder.path)?;
+    let id = unused_id(state_dir, label, now);
+    let created_at = Timestamp::from(now);
+    copy_database(&state_dir.join(DATABASE_FILE), file.path(), progress, |copy| {
+        copy.execute("DELETE FROM backup", [])?;
+        copy.execute(
+            "INSERT INTO backup (singleton, backup_id, label, created_at) VALUES (1, ?, ?, ?)",
+            params![id, label, created_at.as_str()],
+        )?;
+        Ok(())
+    })?;
+    let copy = File::open(file.path()).map_err(Error::io("read", file.path()))?;
+    let (sha256, bytes) = checksum(copy, file.path(), |_| Ok(()))?;
+    file.as_file().sync_all().map_err(Error::io("write", file.path()))?;
+    let path = folder.file(&id);
+    let checksum_file = folder.checksum_file(&id);
+    replace_file(&checksum_file, |out| writeln!(out, "{sha256}  {id}.db").map_err(Error::io("write", &checksum_file)))?;
+    file.persist_noclobber(&path).map_err(|error| Error::io("create", &path)(error.error))?;
+    sync_directory(&folder.path)?;
+    tracing::info!(%id, bytes, "made a backup");
+    Ok(Backup { id, path, bytes, created_at, label: label.to_owned(), sha256: Some(sha256) })
+}
+
+/// A file of ours in the folder, under a name that no backup has.
+pub(super) fn temporary_file(directory: &Path) -> Result<NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .suffix(".tmp")
+        .permissions(private_file())
+        .tempfile_in(directory)
+        .map_err(Error::io("create a file in", directory))
+}
+
+/// An id that no file in the folder has: that of the moment, or of the next free millisecond.
+pub(crate) fn unused_id(state_dir: &Path, label: &str, now: DateTime<Utc>) -> String {
+    let directory = state_dir.join(BACKUP_DIRECTORY);
+    let name = file_name(label);
+    let mut millis = now.timestamp_millis();
+    loop {
+        let id = format!("backup-{millis}-{name}");
+        if ["db", "json"].iter().all(|extension| !directory.join(format!("{id}.{extension}")).exists()) {
+            return id;
+        }
+        millis += 1;
+    }
+}
+
+/// A label as a part of a file name: letters, digits, `.`, `_` and `-`, at most 64 of them.
+fn file_name(label: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let name: String = label.chars().map(safe).take(64).collect();
+    if name.trim_matches(['-', '.']).is_empty() { "backup".to_owned() } else { name }
+}

@@ -1,0 +1,122 @@
+//! Which backups there are.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+
+use super::create::TEMPORARY_PREFIX;
+use super::{Backup, Folder};
+use crate::db::backup_label;
+use crate::error::{Error, Result};
+use crate::model::Timestamp;
+use crate::store::StateStore;
+
+impl StateStore {
+    /// The backups in `backups/`, newest first; state documents that the TypeScript service kept there among them.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = agentmux_state::StateStore::open(dir.path())?;
+    /// let backup = store.create_backup("now")?;
+    /// assert_eq!(store.list_backups()?, [backup]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn list_backups(&self) -> Result<Vec<Backup>> {
+        Folder::look(self.state_dir()).list()
+    }
+}
+
+/// How many backups there are.
+pub(crate) fn count(state_dir: &Path) -> Result<u64> {
+    Ok(Folder::look(state_dir).entries()?.len() as u64)
+}
+
+impl Folder {
+    /// All backups, newest first.
+    pub(super) fn list(&self) -> Result<Vec<Backup>> {
+        let mut backups = self.entries()?;
+        for backup in backups.iter_mut().filter(|backup| !backup.is_document()) {
+            // One that cannot be read keeps the label of its name; verifying it tells why.
+            if let Ok(Some(label)) = backup_label(&backup.path) {
+                backup.label = label;
+            }
+        }
+        Ok(backups)
+    }
+
+    /// The backup with that id. An id is looked up, never made a path.
+    pub(super) fn find(&self, id: &str) -> Result<Backup> {
+        let found = self.entries()?.into_iter().find(|backup| backup.id == id);
+        found.ok_or_else(|| Error::NotFound { kind: "backup", id: id.to_owned() })
+    }
+
+    /// All backups, newest first, as far as the folder tells without opening them. Links and other things that are no
+    /// files are no backups.
+    pub(super) fn entries(&self) -> Result<Vec<Backup>> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("read", &self.path)(error)),
+        };
+        let mut backups = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(Error::io("read", &self.path))?;
+            let name = entry.file_name();
+            let Some((id, extension)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
+            let Some((millis, label)) = parse_id(id) else { continue };
+            let metadata = match fs::symlink_metadata(entry.path()) {
+                Ok(metadata) if metadata.is_file() && matches!(extension, "db" | "json") => metadata,
+                _ => continue,
+            };
+            let sha256 = if extension == "db" { self.recorded_checksum(id) } else { None };
+            let changed = || metadata.modified().map(DateTime::<Utc>::from).unwrap_or_default();
+            let created_at = millis.and_then(DateTime::from_timestamp_millis).unwrap_or_else(changed);
+            backups.push(Backup {
+                id: id.to_owned(),
+                path: entry.path(),
+                bytes: metadata.len(),
+                created_at: Timestamp::from(created_at),
+                label: label.to_owned(),
+                sha256,
+            });
+        }
+        backups.sort_by(|a, b| b.time().cmp(&a.time()).then_with(|| b.id.cmp(&a.id)));
+        Ok(backups)
+    }
+
+    /// The checksum that was recorded for a backup, as `sha256sum` writes it.
+    fn recorded_checksum(&self, id: &str) -> Option<String> {
+        let line = fs::read_to_string(self.checksum_file(id)).ok()?;
+        let (sha256, file) = line.trim_end().split_once("  ")?;
+        (file == format!("{id}.db")).then(|| sha256.to_owned())
+    }
+
+    /// Removes what killed processes left: unfinished copies, and checksums without a backup. Only while the folder is held.
+    pub(super) fn clear_remains(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.path).map_err(Error::io("read", &self.path))?.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let is_copy = name.starts_with(TEMPORARY_PREFIX) && name.contains(".tmp");
+            let lone =
+                name.strip_suffix(".db.sha256").is_some_and(|id| parse_id(id).is_some() && !self.file(id).exists());
+            if is_copy || lone {
+                fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The time in milliseconds and the label of an id; the TypeScript service's may have no time.
+fn parse_id(id: &str) -> Option<(Option<i64>, &str)> {
+    let rest = id.strip_prefix("backup-")?;
+    let (millis, label) = rest.split_once('-').unwrap_or((rest, ""));
+    match millis.parse() {
+        Ok(millis) => Some((Some(millis), label)),
+        Err(_) => Some((None, rest)),
+    }
+}

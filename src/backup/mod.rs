@@ -1,0 +1,112 @@
+//! Backups: each is one complete file in `backups/` with its checksum beside it.
+//!
+//! A backup is copied by SQLite under a temporary name, checked, and put on the disk; then its checksum takes its name,
+//! and last the backup itself. So a backup that has its name is complete. All that adds, removes or restores backups
+//! takes turns, also across processes, by a lock on the folder.
+
+mod create;
+mod list;
+mod restore;
+mod retention;
+mod verify;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+pub(crate) use create::{create, create_in, unused_id};
+pub(crate) use list::count;
+pub use restore::RestoreReport;
+pub use retention::{Retention, RetentionReport};
+pub use verify::BackupVerdict;
+
+use crate::directory::{self, BACKUP_DIRECTORY};
+use crate::error::{Error, Result};
+use crate::model::Timestamp;
+
+/// The name of a backup: `backup-<unix ms>-<label>`.
+pub type BackupId = String;
+
+/// A backup of the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backup {
+    /// Its name; the label in it as far as a file name can hold it.
+    pub id: BackupId,
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The label as given.
+    pub label: String,
+    /// Its checksum, in hexadecimal digits; `None` for a state document, as the TypeScript service made them.
+    pub sha256: Option<String>,
+}
+
+impl Backup {
+    /// Whether it is a state document, as the TypeScript service made them.
+    pub fn is_document(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == "json")
+    }
+
+    fn time(&self) -> DateTime<Utc> {
+        self.created_at.parse().unwrap_or_default()
+    }
+}
+
+/// The folder of the backups of a state.
+///
+/// Who holds it may wait for the database's write lock, never the other way round.
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// Held against others who add or remove backups.
+    _turn: Option<File>,
+}
+
+impl Folder {
+    /// The folder, to look at.
+    fn look(state_dir: &Path) -> Self {
+        Self { path: state_dir.join(BACKUP_DIRECTORY), _turn: None }
+    }
+
+    /// The folder, to change; waits for others who do. What killed ones left is cleared away.
+    pub(crate) fn change(state_dir: &Path) -> Result<Self> {
+        let path = state_dir.join(BACKUP_DIRECTORY);
+        directory::create_directory(&path)?;
+        let turn = directory::lock(&path)?;
+        let folder = Self { path, _turn: Some(turn) };
+        folder.clear_remains()?;
+        Ok(folder)
+    }
+
+    fn file(&self, id: &str) -> PathBuf {
+        self.path.join(format!("{id}.db"))
+    }
+
+    fn checksum_file(&self, id: &str) -> PathBuf {
+        self.path.join(format!("{id}.db.sha256"))
+    }
+}
+
+/// The SHA-256 of what a reader gives, in hexadecimal digits, and its size. Never of a database that is open: closing
+/// the file would drop SQLite's locks.
+fn checksum(mut reader: impl Read, path: &Path, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<(String, u64)> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut bytes = 0;
+    loop {
+        let read = reader.read(&mut buffer).map_err(Error::io("read", path))?;
+        if read == 0 {
+            return Ok((hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), bytes));
+        }
+        hasher.update(&buffer[..read]);
+        each(&buffer[..read])?;
+        bytes += read as u64;
+    }
+}

@@ -1,0 +1,196 @@
+//! Going back to a backup.
+//!
+//! The backup itself is only read: it is copied, verified, brought to this release's schema, and given what must not go
+//! backwards; then the copy replaces the live database in one transaction of SQLite's backup API.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, params_from_iter, types::Value};
+use serde::Serialize;
+
+use super::create::{create_in, temporary_file};
+use super::verify::checksum_problem;
+use super::{Backup, Folder, checksum};
+use crate::db::{prepare_copy, verify_database};
+use crate::document::{ImportMode, ImportOptions, import};
+use crate::error::{Error, Result};
+use crate::store::{Run, StateStore, checkpoint, head, run};
+
+const SAFETY_LABEL: &str = "before-restore";
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreReport {
+    /// The backup that the state was restored from.
+    pub restored: String,
+    /// The backup of the state as it was before.
+    pub safety_backup: String,
+}
+
+impl StateStore {
+    /// Goes back to a backup: verifies it, makes a safety backup of the present state, and replaces the state in one
+    /// transaction, under others who read. Killed at any point, it leaves the old state or the new.
+    ///
+    /// A backup of an older schema is upgraded in a copy first; a state document is imported. The history of runs and
+    /// checkpoints, the restart count and records set aside do not go back; a checkpoint `error_recovery` is recorded.
+    ///
+    /// ```
+    /// use agentmux_state::{Error, StateStore, TaskState};
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = StateStore::open(dir.path())?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// let backup = store.create_backup("good")?;
+    /// store.remove_task("T-1")?;
+    /// store.restore_backup(&backup.id)?;
+    /// assert!(store.task("T-1")?.is_some());
+    /// assert!(matches!(store.restore_backup("no-such-backup"), Err(Error::NotFound { kind: "backup", .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::BackupDamaged`], [`Error::SchemaTooNew`]: the state is as it was.
+    pub fn restore_backup(&self, id: &str) -> Result<RestoreReport> {
+        let folder = Folder::change(self.state_dir())?;
+        let backup = folder.find(id)?;
+        let now = self.options().clock.now();
+        let safety = || create_in(&folder, self.state_dir(), SAFETY_LABEL, now, &self.options().progress);
+        let safety_backup = if backup.is_document() {
+            self.restore_document(&backup, now, safety)
+        } else {
+            self.restore_database(&folder, &backup, now, safety)
+        }?;
+        Ok(RestoreReport { restored: backup.id, safety_backup: safety_backup.id })
+    }
+
+    fn restore_database(
+        &self,
+        folder: &Folder,
+        backup: &Backup,
+        now: DateTime<Utc>,
+        safety: impl Fn() -> Result<Backup>,
+    ) -> Result<Backup> {
+        let copy = temporary_file(&folder.path)?;
+        let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
+        let (found, _) = checksum(file, &backup.path, |bytes| {
+            copy.as_file().write_all(bytes).map_err(Error::io("write", copy.path()))
+        })?;
+        let damaged = |problem| Error::BackupDamaged { id: backup.id.clone(), problems: vec![problem] };
+        if let Some(problem) = checksum_problem(backup, &found) {
+            return Err(damaged(problem));
+        }
+        verify_database(copy.path()).map_err(|error| match error {
+            too_new @ Error::SchemaTooNew { .. } => too_new,
+            other => damaged(other.to_string().replace(&copy.path().display().to_string(), "it")),
+        })?;
+        self.replace_by(copy.path(), || {
+            let safety = safety()?;
+            self.read(|live| prepare_copy(copy.path(), |copy| carry_over(live, copy, now)))?;
+            Ok(safety)
+        })
+    }
+
+    fn restore_document(
+        &self,
+        backup: &Backup,
+        now: DateTime<Utc>,
+        safety: impl Fn() -> Result<Backup>,
+    ) -> Result<Backup> {
+        let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
+        let source_name = backup.path.display().to_string();
+        let options =
+            ImportOptions { mode: ImportMode::Replace, allow_shrink: true, source_name, ..ImportOptions::default() };
+        self.transaction(|conn| {
+            let live = head::read(conn)?;
+            import(conn, now, BufReader::with_capacity(64 * 1024, file), &options)?;
+            if let (Some(live), Some(_)) = (live, open_run(conn)?) {
+                keep_run(conn, &live.metadata)?;
+            }
+            checkpoint::record_restore(conn, now)?;
+            // Nothing is committed yet: another connection still sees the state as it was.
+            safety()
+        })
+    }
+}
+
+fn open_run(conn: &Connection) -> Result<Option<Run>> {
+    Ok(run::last(conn)?.filter(|run| run.outcome.is_none()))
+}
+
+/// The metadata of the run that goes on, in a state that was restored.
+fn keep_run(conn: &Connection, live: &crate::model::OrchestratorMetadata) -> Result<()> {
+    let Some(mut state) = head::read(conn)? else { return Ok(()) };
+    state.metadata.hostname = live.hostname.clone();
+    state.metadata.pid = live.pid;
+    state.metadata.started_at = live.started_at.clone();
+    head::write(conn, &state)
+}
+
+/// Brings into a copy what must not go backwards when it takes the live database's place.
+fn carry_over(live: &Connection, copy: &Connection, now: DateTime<Utc>) -> Result<()> {
+    let present = open_run(live)?;
+    // Of two histories the longer one stays: the live one, but where the backup comes from elsewhere.
+    for (table, key) in [("checkpoints", "checkpoint_id"), ("runs", "run_id")] {
+        let newest = format!("SELECT coalesce(max({key}), 0) FROM {table}");
+        let of = |conn: &Connection| conn.query_row(&newest, [], |row| row.get::<_, i64>(0));
+        if of(live)? >= of(copy)? {
+            copy.execute(&format!("DELETE FROM {table}"), [])?;
+            copy_rows(live, copy, table)?;
+        } else if table == "runs" {
+            run::close_open_as_crashed(copy)?;
+            if let Some(run) = &present {
+                run::insert(copy, run)?;
+            }
+        }
+    }
+    copy.execute("DELETE FROM export", [])?;
+    copy_rows(live, copy, "export")?;
+    keep_set_aside(live, copy)?;
+    copy.execute("DELETE FROM backup", [])?;
+    if let Some(live) = head::read(live)? {
+        if present.is_some() {
+            keep_run(copy, &live.metadata)?;
+        }
+        if let Some(mut state) = head::read(copy)? {
+            state.metadata.restart_count = state.metadata.restart_count.max(live.metadata.restart_count);
+            head::write(copy, &state)?;
+        }
+    }
+    checkpoint::record_restore(copy, now)
+}
+
+fn keep_set_aside(live: &Connection, copy: &Connection) -> Result<()> {
+    let kept = crate::store::set_aside::read(copy)?;
+    for record in crate::store::set_aside::read(live)? {
+        if !kept.contains(&record) {
+            crate::store::set_aside::insert(copy, &record)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies all rows of a table, whose columns are the same on both sides.
+fn copy_rows(from: &Connection, to: &Connection, table: &str) -> Result<()> {
+    let mut select = from.prepare(&format!("SELECT * FROM {table}"))?;
+    let marks = vec!["?"; select.column_count()].join(", ");
+    let mut insert = to.prepare(&format!("INSERT INTO {table} VALUES ({marks})"))?;
+    let columns = select.column_count();
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let values = (0..columns).map(|index| row.get::<_, Value>(index)).collect::<rusqlite::Result<Vec<_>>>()?;
+        insert.execute(params_from_iter(values))?;
+    }
+    Ok(())
+}
+
+impl StateStore {
+    fn replace_by(&self, copy: &Path, before: impl FnMut() -> Result<Backup>) -> Result<Backup> {
+        self.database().replace_by(copy, &self.options().progress, before)
+    }
+}

@@ -1,0 +1,95 @@
+//! Whether a backup can be trusted.
+
+use std::fs::File;
+use std::io::BufReader;
+
+use serde::Serialize;
+
+use super::{Backup, Folder, checksum};
+use crate::db::verify_database;
+use crate::document::ImportOptions;
+use crate::error::{Error, Result};
+use crate::progress::Stage;
+use crate::store::StateStore;
+
+/// Whether a backup can be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupVerdict {
+    /// The backup.
+    pub id: String,
+    /// Whether nothing is wrong with it.
+    pub ok: bool,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+impl StateStore {
+    /// Verifies one backup, or all of them, newest first: its checksum, SQLite's integrity and references, that it is a
+    /// state database of a schema that this release knows, and that its schema holds nothing else. Of a state document:
+    /// that it can be read.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = agentmux_state::StateStore::open(dir.path())?;
+    /// let backup = store.create_backup("now")?;
+    /// assert!(store.verify_backups(Some(&backup.id))?[0].ok);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is no backup with that id. What is wrong with a backup is no error.
+    pub fn verify_backups(&self, id: Option<&str>) -> Result<Vec<BackupVerdict>> {
+        let folder = Folder::look(self.state_dir());
+        let backups = match id {
+            Some(id) => vec![folder.find(id)?],
+            None => folder.entries()?,
+        };
+        let total = backups.len() as u64;
+        let mut verdicts = Vec::new();
+        for backup in &backups {
+            self.options().progress.report(Stage::Verifying, verdicts.len() as u64, Some(total));
+            verdicts.push(verify(backup));
+        }
+        self.options().progress.report(Stage::Verifying, total, Some(total));
+        Ok(verdicts)
+    }
+}
+
+pub(super) fn verify(backup: &Backup) -> BackupVerdict {
+    let problems = if backup.is_document() {
+        verify_document(backup).err().map(|error| error.to_string())
+    } else {
+        verify_checksum(backup).or_else(|| verify_database(&backup.path).err().map(|error| error.to_string()))
+    };
+    let problems: Vec<_> = problems.into_iter().collect();
+    BackupVerdict { id: backup.id.clone(), ok: problems.is_empty(), problems }
+}
+
+/// What is wrong with a backup's checksum.
+fn verify_checksum(backup: &Backup) -> Option<String> {
+    let found = File::open(&backup.path)
+        .map_err(Error::io("read", &backup.path))
+        .and_then(|file| checksum(file, &backup.path, |_| Ok(())));
+    match found {
+        Ok((found, _)) => checksum_problem(backup, &found),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// What is wrong where this is the checksum of a backup's file.
+pub(super) fn checksum_problem(backup: &Backup, found: &str) -> Option<String> {
+    match &backup.sha256 {
+        None => Some("its checksum is missing or is not one".to_owned()),
+        Some(recorded) if recorded != found => Some("its content is not what its checksum says".to_owned()),
+        Some(_) => None,
+    }
+}
+
+fn verify_document(backup: &Backup) -> Result<()> {
+    let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
+    let options = ImportOptions { source_name: backup.path.display().to_string(), ..ImportOptions::default() };
+    StateStore::validate_json(BufReader::with_capacity(64 * 1024, file), &options).map(drop)
+}

@@ -1,0 +1,652 @@
+//! Backups: what they hold, whether they can be trusted, and going back to them.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use agentmux_state::{
+    Clock, Error, ProgressCallback, Retention, RunOutcome, ServiceOptions, Stage, StatePersistenceService, StateStore,
+    StoreOptions, TaskStatus,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use common::{Base, FIXTURE, QUIRKS, TestResult, agent, conversation, export, import, task};
+use rusqlite::Connection;
+
+fn backup_path(base: &Base, id: &str) -> PathBuf {
+    base.file("backups").join(format!("{id}.db"))
+}
+
+/// A small generator of numbers, the same in every run.
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 33
+}
+
+#[test]
+fn create_change_restore_brings_the_same_bytes_back() -> TestResult {
+    let base = Base::new()?;
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::InProgress))?;
+    service.update_conversation(&conversation("C-1", 0..3))?;
+    let before = export(&service.store()?)?;
+    let id = service.create_backup("manual")?;
+    service.update_task(&task("T-1", TaskStatus::Completed))?;
+    service.update_agent(&agent("dev-1"))?;
+    service.remove_conversation("C-1")?;
+    let changed = export(&service.store()?)?;
+    assert_ne!(changed, before);
+
+    service.restore_from_backup(&id)?;
+    assert_eq!(export(&service.store()?)?, before);
+    assert_eq!(fs::read_to_string(base.file("current-state.json"))?, before, "the export follows");
+    let safety = service.list_backups()?.into_iter().find(|it| it.label == "before-restore").expect("a safety backup");
+    service.restore_from_backup(&safety.id)?;
+    assert_eq!(export(&service.store()?)?, changed, "and back again");
+
+    service.update_task(&task("T-2", TaskStatus::Pending))?;
+    assert!(service.is_initialized(), "the run goes on");
+    match service.restore_from_backup("backup-1-none") {
+        Err(Error::NotFound { kind: "backup", id }) => assert_eq!(id, "backup-1-none"),
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+#[test]
+fn what_must_not_go_backwards_does_not() -> TestResult {
+    let base = Base::new()?;
+    let first = base.service();
+    first.initialize()?;
+    import(&first.store()?, QUIRKS)?;
+    let id = first.create_backup("early")?;
+    first.prepare_for_shutdown()?;
+    let second = base.service();
+    second.initialize()?;
+    let restarts = second.state()?.metadata.restart_count;
+    second.restore_from_backup(&id)?;
+    let metadata = second.state()?.metadata;
+    assert_eq!(metadata.restart_count, restarts);
+    assert_eq!(metadata.pid, i64::from(std::process::id()));
+    let run = second.run()?.expect("its run");
+    assert_eq!((run.run_id, run.outcome), (2, None));
+    assert_eq!(second.store()?.set_aside()?.len(), 4);
+    let sql = base.sql()?;
+    let checkpoints: Vec<String> = sql
+        .prepare("SELECT reason FROM checkpoints ORDER BY checkpoint_id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    assert_eq!(checkpoints, ["before_restart", "error_recovery"]);
+    let change = second.store()?.changes()?.changes.remove(0);
+    assert_eq!((change.change_type.as_str(), change.operation.as_str()), ("state", "replace"));
+    let in_live: i64 = sql.query_row("SELECT count(*) FROM backup", [], |row| row.get(0))?;
+    assert_eq!(in_live, 0, "a live database is no backup");
+    second.prepare_for_shutdown()?;
+    assert_eq!(base.store()?.last_run()?.expect("the run").outcome, Some(RunOutcome::Shutdown));
+    Ok(())
+}
+
+#[test]
+fn a_backup_from_elsewhere_brings_its_longer_history() -> TestResult {
+    let (old, new) = (Base::new()?, Base::new()?);
+    for _ in 0..4 {
+        let service = old.service();
+        service.initialize()?;
+        service.update_task(&task("T-1", TaskStatus::InProgress))?;
+        service.prepare_for_shutdown()?;
+    }
+    let backup = old.store()?.create_backup("moving")?;
+    let service = new.service();
+    service.initialize()?;
+    for name in [format!("{}.db", backup.id), format!("{}.db.sha256", backup.id)] {
+        fs::copy(old.file("backups").join(&name), new.file("backups").join(&name))?;
+    }
+    service.restore_from_backup(&backup.id)?;
+    let run = service.run()?.expect("its run");
+    assert_eq!((run.run_id, run.outcome, run.pid), (5, None, i64::from(std::process::id())));
+    assert_eq!(service.state()?.metadata.restart_count, 3);
+    service.prepare_for_shutdown()?;
+    assert_eq!(new.store()?.last_run()?.expect("the run").outcome, Some(RunOutcome::Shutdown));
+    Ok(())
+}
+
+#[test]
+fn a_typescript_backup_goes_through_the_importer() -> TestResult {
+    let base = Base::new()?;
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::InProgress))?;
+    fs::write(base.file("backups/backup-1761955200000-manual.json"), FIXTURE)?;
+    fs::write(base.file("backups/backup-1761955200001-cut.json"), &FIXTURE[..1000])?;
+    let listed: Vec<_> = service.list_backups()?.into_iter().map(|it| (it.id, it.label, it.sha256)).collect();
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[1], ("backup-1761955200000-manual".into(), "manual".into(), None));
+    let before = service.state()?;
+    assert!(matches!(service.restore_from_backup("backup-1761955200001-cut"), Err(Error::Document { .. })));
+    assert_eq!(service.state()?, before);
+    service.restore_from_backup("backup-1761955200000-manual")?;
+    let state = service.state()?;
+    assert_eq!((state.tasks.len(), state.metadata.restart_count), (24, 3));
+    assert_eq!(state.metadata.pid, i64::from(std::process::id()), "this run goes on");
+    let safety = service.list_backups()?.into_iter().find(|it| it.label == "before-restore").expect("a safety backup");
+    let tasks: i64 = Connection::open(safety.path)?.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0))?;
+    assert_eq!(tasks, 1);
+    Ok(())
+}
+
+#[test]
+fn backups_under_writers_that_never_pause_hold_one_moment_each() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    let done = AtomicBool::new(false);
+    // What was acknowledged before a backup must be in it; what it holds must have been written by its end.
+    let acknowledged = [Mutex::new(0_u64), Mutex::new(0_u64)];
+    let rounds = if std::env::var_os("STATE_TEST_LONG").is_some() { 100 } else { 30 };
+    thread::scope(|scope| -> TestResult {
+        for (writer, acknowledged) in acknowledged.iter().enumerate() {
+            let (store, done) = (&store, &done);
+            scope.spawn(move || {
+                for number in 1.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let status = || TaskStatus::Other(number.to_string());
+                    store
+                        .batch(|batch| {
+                            batch.update_task(&task(&format!("left-{writer}"), status()))?;
+                            batch.update_task(&task(&format!("right-{writer}"), status()))
+                        })
+                        .map_err(|error: Error| error)
+                        .expect("it writes");
+                    *acknowledged.lock().expect("no panic") = number;
+                }
+            });
+        }
+        let result = (|| -> TestResult {
+            for round in 0..rounds {
+                let before = [*acknowledged[0].lock().expect("no panic"), *acknowledged[1].lock().expect("no panic")];
+                let backup = store.create_backup(&format!("round {round}"))?;
+                let after = [*acknowledged[0].lock().expect("no panic"), *acknowledged[1].lock().expect("no panic")];
+                assert!(store.verify_backups(Some(&backup.id))?[0].ok);
+                let copy = Connection::open(&backup.path)?;
+                for writer in 0..2 {
+                    let status = |side: &str| -> rusqlite::Result<u64> {
+                        let sql = "SELECT coalesce(max(CAST(status AS INTEGER)), 0) FROM tasks WHERE id = ?1";
+                        copy.query_row(sql, [format!("{side}-{writer}")], |row| row.get(0))
+                    };
+                    let (left, right) = (status("left")?, status("right")?);
+                    assert_eq!(left, right, "half a batch");
+                    // One more may be written and not yet noted.
+                    assert!((before[writer]..=after[writer] + 1).contains(&left), "{left}: {before:?} {after:?}");
+                }
+            }
+            Ok(())
+        })();
+        done.store(true, Ordering::Relaxed);
+        result
+    })?;
+    let verdicts = store.verify_backups(None)?;
+    assert!(verdicts.len() == rounds && verdicts.iter().all(|verdict| verdict.ok), "{verdicts:?}");
+    let sums = std::process::Command::new("sh")
+        .args(["-c", "sha256sum -c --quiet *.sha256"])
+        .current_dir(base.file("backups"))
+        .output()?;
+    assert!(sums.status.success() && sums.stdout.is_empty(), "{sums:?}");
+    Ok(())
+}
+
+#[test]
+fn a_damaged_backup_is_named_and_refused_every_time() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    let id = store.create_backup("good")?.id;
+    store.update_task(&task("T-new", TaskStatus::InProgress))?;
+    let live = export(&store)?;
+    let path = backup_path(&base, &id);
+    let good = fs::read(&path)?;
+    let mut seed = 7;
+    let refused = |damage: &str| -> TestResult {
+        let verdict = store.verify_backups(Some(&id))?.remove(0);
+        assert!(!verdict.ok && !verdict.problems.is_empty(), "{damage}: verify");
+        let result = store.restore_backup(&id);
+        assert!(matches!(result, Err(Error::BackupDamaged { .. })), "{damage}: {result:?}");
+        Ok(())
+    };
+    let (flips, cuts) = if std::env::var_os("STATE_TEST_LONG").is_some() { (1000, 200) } else { (150, 40) };
+    for _ in 0..flips {
+        let bit = random(&mut seed) as usize % (good.len() * 8);
+        let mut damaged = good.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, damaged)?;
+        refused(&format!("bit {bit}"))?;
+    }
+    for _ in 0..cuts {
+        let length = random(&mut seed) as usize % good.len();
+        fs::write(&path, &good[..length])?;
+        refused(&format!("cut at {length}"))?;
+    }
+    assert_eq!(export(&store)?, live, "the live state never changed");
+    fs::write(&path, good)?;
+    store.restore_backup(&id)?;
+    assert_eq!(export(&store)?, FIXTURE);
+    Ok(())
+}
+
+#[test]
+fn hostile_foreign_and_newer_backups_are_refused() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    // Each with a checksum that is right: somebody made it on purpose.
+    let plant = |sql: &str| -> Result<String, Box<dyn std::error::Error>> {
+        let backup = store.create_backup("planted")?;
+        Connection::open(&backup.path)?.execute_batch(sql)?;
+        let sum = std::process::Command::new("sha256sum")
+            .arg(format!("{}.db", backup.id))
+            .current_dir(base.file("backups"))
+            .output()?;
+        fs::write(base.file("backups").join(format!("{}.db.sha256", backup.id)), sum.stdout)?;
+        Ok(backup.id)
+    };
+    for sql in [
+        "CREATE TRIGGER evil AFTER INSERT ON tasks BEGIN DELETE FROM conversations; END",
+        "CREATE VIEW evil AS SELECT load_extension('x')",
+        "CREATE INDEX evil ON tasks (title)",
+        "PRAGMA application_id = 7",
+        "DELETE FROM refinery_schema_history",
+        "PRAGMA foreign_keys = OFF; INSERT INTO messages (conversation_id, position, role, content, timestamp) VALUES ('gone', 0, '', '', '')",
+    ] {
+        let id = plant(sql)?;
+        let result = store.restore_backup(&id);
+        assert!(matches!(result, Err(Error::BackupDamaged { .. })), "{sql}: {result:?}");
+        assert!(!store.verify_backups(Some(&id))?[0].ok, "{sql}");
+    }
+    let id = plant("INSERT INTO refinery_schema_history VALUES (99, 'future', '2026-11-22T10:00:00Z', '1')")?;
+    assert!(matches!(store.restore_backup(&id), Err(Error::SchemaTooNew { found: 99, .. })));
+    // No checksum, an empty file, a link, an id that is a path.
+    let id = store.create_backup("alone")?.id;
+    fs::remove_file(base.file("backups").join(format!("{id}.db.sha256")))?;
+    assert!(matches!(store.restore_backup(&id), Err(Error::BackupDamaged { .. })));
+    fs::write(base.file("backups/backup-1-empty.db"), "")?;
+    assert!(matches!(store.restore_backup("backup-1-empty"), Err(Error::BackupDamaged { .. })));
+    std::os::unix::fs::symlink(base.file("state.db"), base.file("backups/backup-2-link.db"))?;
+    for id in ["backup-2-link", "../state", "/etc/passwd", "", "backup-1-empty/../backup-1-empty", "backup-1-empty\0"] {
+        assert!(matches!(store.restore_backup(id), Err(Error::NotFound { kind: "backup", .. })), "{id:?}");
+    }
+    assert_eq!(export(&store)?, FIXTURE);
+    Ok(())
+}
+
+#[test]
+fn an_older_backup_is_upgraded_in_a_copy() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    let backup = store.create_backup("old")?;
+    let conn = Connection::open(&backup.path)?;
+    conn.execute_batch(
+        "DROP TRIGGER state_mode_changed; ALTER TABLE state DROP COLUMN mode;
+         DELETE FROM refinery_schema_history WHERE version = 2",
+    )?;
+    // Word for word as the first migration made it.
+    let migration = include_str!("../migrations/V1__document.sql");
+    let table = &migration[..migration.find(";\n").expect("a statement")];
+    conn.pragma_update(None, "writable_schema", true)?;
+    conn.execute("UPDATE sqlite_schema SET sql = ?1 WHERE name = 'state'", [table])?;
+    drop(conn);
+    let old = fs::read(&backup.path)?;
+    let sum = std::process::Command::new("sha256sum")
+        .arg(format!("{}.db", backup.id))
+        .current_dir(base.file("backups"))
+        .output()?;
+    fs::write(base.file("backups").join(format!("{}.db.sha256", backup.id)), sum.stdout)?;
+    store.remove_task("task-1")?;
+    store.restore_backup(&backup.id)?;
+    assert_eq!(export(&store)?, FIXTURE.replace("  \"mode\": \"normal\",\n", ""));
+    assert_eq!(fs::read(&backup.path)?, old, "the backup itself is only read");
+    store.set_mode(&agentmux_state::OrchestratorMode::Onboarding)?;
+    Ok(())
+}
+
+#[test]
+fn readers_see_the_old_state_or_the_new_and_writers_go_on() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let put = |store: &StateStore, name: &str| {
+        store.batch(|batch| {
+            batch.update_task(&task("T-1", TaskStatus::Other(name.into())))?;
+            batch.update_task(&task("T-2", TaskStatus::Other(name.into())))?;
+            batch.update_conversation(&conversation(name, 0..40))
+        })
+    };
+    put(&store, "one")?;
+    let one = store.create_backup("one")?.id;
+    put(&store, "two")?;
+    let two = store.create_backup("two")?.id;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| -> TestResult {
+        let (done, base, store) = (&done, &base, &store);
+        // A store of its own, as another process has it, and this one's.
+        let other = base.store()?;
+        let readers = [other.clone(), store.clone()].map(|store| {
+            scope.spawn(move || -> Result<(), Error> {
+                while !done.load(Ordering::Relaxed) {
+                    let state = store.state()?;
+                    let seen: HashSet<_> = state.tasks[..2].iter().map(|task| task.status.to_string()).collect();
+                    assert_eq!(seen.len(), 1, "a mixture");
+                }
+                Ok(())
+            })
+        });
+        let writer = scope.spawn(move || -> Result<(), Error> {
+            for number in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                other.update_agent(&agent(&format!("dev-{number}")))?;
+                thread::sleep(Duration::from_millis(3));
+            }
+            Ok(())
+        });
+        let restored = (0..10).try_for_each(|round| store.restore_backup([&one, &two][round % 2]).map(drop));
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().expect("no panic")?;
+        }
+        writer.join().expect("no panic")?;
+        Ok(restored?)
+    })?;
+    assert_eq!(store.task("T-1")?.expect("the task").status.as_str(), "two");
+    Ok(())
+}
+
+#[test]
+fn what_killed_processes_left_is_never_listed_and_is_cleared() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    fs::write(base.file("backups/.backup-AbCd.tmp"), "half a copy")?;
+    fs::write(base.file("backups/backup-5-killed.db.sha256"), "0000  backup-5-killed.db\n")?;
+    fs::write(base.file("backups/notes.txt"), "a person's")?;
+    fs::write(base.file("backups/holiday.db.sha256"), "a person's")?;
+    assert_eq!(store.list_backups()?, []);
+    let id = store.create_backup("next")?.id;
+    assert_eq!(
+        base.backups()?,
+        [format!("{id}.db"), format!("{id}.db.sha256"), "holiday.db.sha256".into(), "notes.txt".into()]
+    );
+    Ok(())
+}
+
+#[test]
+fn a_backup_opens_on_a_read_only_medium() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    let backup = store.create_backup("x")?;
+    assert_eq!(fs::read(&backup.path)?[18..20], [1, 1], "no write-ahead log");
+    let names: HashSet<_> = base.backups()?.into_iter().collect();
+    assert_eq!(names.len(), 2, "nothing beside it but its checksum: {names:?}");
+    Ok(())
+}
+
+#[test]
+fn retention_keeps_what_its_rules_say() {
+    let at = |text: &str| text.parse::<DateTime<Utc>>().expect("a time");
+    // Newest first: three on one day, one on each of the days before, then weeks and months.
+    let backups: Vec<_> = [
+        "2026-11-22T10:00:00Z",
+        "2026-11-22T09:00:00Z",
+        "2026-11-22T00:00:00Z",
+        "2026-11-21T23:59:59Z",
+        "2026-11-20T10:00:00Z",
+        "2026-11-15T10:00:00Z",
+        "2026-11-08T10:00:00Z",
+        "2026-10-31T10:00:00Z",
+        "2026-10-01T10:00:00Z",
+        "2025-12-31T10:00:00Z",
+    ]
+    .map(at)
+    .to_vec();
+    let policy = |last, daily, weekly, monthly| Retention { last, daily, weekly, monthly };
+    let cases = [
+        (policy(0, 0, 0, 0), ""),
+        (policy(1, 0, 0, 0), "0"),
+        (policy(3, 0, 0, 0), "012"),
+        (policy(99, 0, 0, 0), "0123456789"),
+        (policy(0, 1, 0, 0), "0"),
+        (policy(0, 3, 0, 0), "034"),
+        (policy(2, 3, 0, 0), "0134"),
+        (policy(0, 0, 2, 0), "05"),
+        (policy(0, 0, 4, 0), "0567"),
+        (policy(0, 0, 0, 2), "07"),
+        (policy(0, 0, 0, 12), "079"),
+        (policy(1, 2, 2, 12), "03579"),
+    ];
+    for (retention, expected) in cases {
+        let keep = retention.keep(&backups, at("2026-11-22T12:00:00Z"));
+        let kept: String = (0..10).filter(|index| keep[*index]).map(|index| index.to_string()).collect();
+        assert_eq!(kept, expected, "{retention:?}");
+    }
+    // Those from the future stay and use up no place.
+    let keep = policy(1, 0, 0, 0).keep(&backups, at("2026-11-22T08:00:00Z"));
+    assert_eq!(keep[..4], [true, true, true, false]);
+    assert_eq!(policy(5, 5, 5, 5).keep(&[], at("2026-11-22T08:00:00Z")), [false; 0]);
+}
+
+#[test]
+fn the_newest_backup_that_can_be_trusted_always_stays() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let ids: Vec<_> = (0..4).map(|n| store.create_backup(&n.to_string()).map(|it| it.id)).collect::<Result<_, _>>()?;
+    fs::write(base.file("backups/notes.txt"), "a person's")?;
+    // The two newest are damaged.
+    for id in &ids[2..] {
+        fs::write(backup_path(&base, id), "damaged")?;
+    }
+    let nothing = Retention::default();
+    let plan = store.prune_backups(&nothing, true)?;
+    assert_eq!((plan.kept.clone(), plan.removed.len()), (vec![ids[1].clone()], 3));
+    assert_eq!(store.list_backups()?.len(), 4, "a dry run removes nothing");
+    assert_eq!(store.prune_backups(&nothing, false)?, plan);
+    assert_eq!(store.list_backups()?.len(), 1);
+    assert_eq!(base.backups()?.len(), 3, "a backup, its checksum, and a person's file");
+    Ok(())
+}
+
+#[test]
+fn cleanup_keeps_the_newest() -> TestResult {
+    let base = Base::new()?;
+    let service = base.service();
+    service.initialize()?;
+    let ids: Vec<_> = (0..5).map(|n| service.create_backup(&n.to_string())).collect::<Result<_, _>>()?;
+    let report = service.cleanup_old_backups(2)?;
+    assert_eq!(report.kept, [ids[4].clone(), ids[3].clone()]);
+    assert_eq!(service.list_backups()?.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn the_service_makes_a_backup_a_day_where_something_changed_and_thins_out() -> TestResult {
+    let base = Base::new()?;
+    let start: DateTime<Utc> = "2026-11-22T12:00:00Z".parse()?;
+    let hours = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let clock = {
+        let hours = hours.clone();
+        Clock::new(move || start + TimeDelta::hours(hours.load(Ordering::Relaxed)))
+    };
+    let options = ServiceOptions {
+        checkpoint_interval: Some(Duration::from_millis(10)),
+        keep_backups: 2,
+        clock,
+        ..base.options()
+    };
+    let service = StatePersistenceService::with_options(options);
+    service.initialize()?;
+    let settle = || thread::sleep(Duration::from_millis(150));
+    let labels = || -> Result<Vec<String>, Error> {
+        Ok(service.list_backups()?.into_iter().map(|it| format!("{} {}", it.label, it.created_at)).collect())
+    };
+    settle();
+    assert_eq!(labels()?, [""; 0], "nothing to back up");
+    let update = |n: i64| service.update_task(&task("T-1", TaskStatus::Other(n.to_string())));
+    let wait_for = |expected: &[&str]| -> TestResult {
+        for _ in 0..500 {
+            if labels()? == expected {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        panic!("expected {expected:?}, found {:?}", labels()?);
+    };
+    update(0)?;
+    wait_for(&["daily 2026-11-22T12:00:00.000Z"])?;
+    hours.store(23, Ordering::Relaxed);
+    update(23)?;
+    settle();
+    assert_eq!(labels()?.len(), 1, "not yet");
+    hours.store(24, Ordering::Relaxed);
+    // For the change an hour ago.
+    wait_for(&["daily 2026-11-23T12:00:00.000Z", "daily 2026-11-22T12:00:00.000Z"])?;
+    hours.store(72, Ordering::Relaxed);
+    settle();
+    assert_eq!(labels()?.len(), 2, "nothing changed");
+    update(72)?;
+    wait_for(&["daily 2026-11-25T12:00:00.000Z", "daily 2026-11-23T12:00:00.000Z"])?;
+    assert_eq!(service.last_checkpoint_error(), None);
+    Ok(())
+}
+
+#[test]
+fn who_asks_is_told_the_progress() -> TestResult {
+    let base = Base::new()?;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let progress = {
+        let seen = seen.clone();
+        ProgressCallback::new(move |progress| seen.lock().expect("no panic").push(progress))
+    };
+    let store = StateStore::open_with(base.state_dir(), StoreOptions { progress, ..StoreOptions::default() })?;
+    let document = format!(r#"{{"version": "1.0.0", "x": "{}", "tasks": []}}"#, "y".repeat(5_000_000));
+    let total_bytes = Some(document.len() as u64);
+    let reader = std::io::BufReader::with_capacity(64 * 1024, document.as_bytes());
+    store.import_json(reader, agentmux_state::ImportOptions { total_bytes, ..Default::default() })?;
+    for n in 0..250 {
+        store.update_task(&task(&format!("T-{n}"), TaskStatus::Pending))?;
+    }
+    export(&store)?;
+    let id = store.create_backup("x")?.id;
+    store.verify_backups(Some(&id))?;
+    store.restore_backup(&id)?;
+    let seen = seen.lock().expect("no panic");
+    for stage in [Stage::Importing, Stage::Exporting, Stage::Copying, Stage::Verifying, Stage::Restoring] {
+        let last = seen.iter().rfind(|progress| progress.stage == stage).expect("a report");
+        assert_eq!(Some(last.done), last.total, "{last:?}");
+    }
+    assert!(seen.iter().filter(|progress| progress.stage == Stage::Importing).count() >= 4);
+    Ok(())
+}
+
+/// Runs the program under `strace`, which kills it with SIGKILL at its `nth` write; whether it was killed.
+fn killed_at_write(base: &Base, nth: usize, arguments: &[&str]) -> std::io::Result<bool> {
+    let output = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,write", "-e"])
+        .arg(format!("inject=pwrite64,write:signal=SIGKILL:when={nth}"))
+        .arg(env!("CARGO_BIN_EXE_agentmux-state"))
+        .args(["-q", "--state-dir"])
+        .arg(base.state_dir())
+        .args(arguments)
+        .output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("ptrace") && !errors.contains("error:"), "{errors}");
+    Ok(!output.status.success())
+}
+
+fn can_trace() -> bool {
+    let traced = std::process::Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
+    let can = traced.is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("SKIPPED: strace is not here, or may not trace");
+    }
+    can
+}
+
+/// Kills the program at writes all over its work, `step` apart, until it ends by itself; how often.
+fn sweep(
+    base: &Base,
+    arguments: &[&str],
+    step: usize,
+    mut check: impl FnMut(usize) -> TestResult,
+) -> Result<usize, Box<dyn std::error::Error>> {
+    for kills in 0.. {
+        let nth = 1 + kills * step;
+        let killed = killed_at_write(base, nth, arguments)?;
+        check(nth)?;
+        if !killed {
+            return Ok(kills);
+        }
+    }
+    Ok(0)
+}
+
+#[test]
+fn a_restore_killed_at_any_write_leaves_the_old_state_or_the_new() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let good = base.store()?.create_backup("good")?.id;
+    let change = || base.store()?.update_task(&task("T-new", TaskStatus::InProgress));
+    change()?;
+    let changed = export(&base.store()?)?;
+    let (mut old, mut new) = (0, 0);
+    let step = if std::env::var_os("STATE_TEST_LONG").is_some() { 1 } else { 5 };
+    let kills = sweep(&base, &["backup", "restore", &good], step, |nth| {
+        let found = export(&base.store()?)?;
+        if found == changed {
+            old += 1;
+        } else {
+            assert!(found == FIXTURE, "killed at write {nth}: a mixture");
+            new += 1;
+            change()?;
+        }
+        let mut integrity = base.sql()?.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?;
+        integrity.truncate(100);
+        assert_eq!(integrity, "ok", "killed at write {nth}");
+        Ok(())
+    })?;
+    eprintln!("restore killed at {kills} writes: {old} times the old state, {new} times the new");
+    assert!(kills >= 50 && old >= 10 && new >= 1, "{kills} kills, {old} old, {new} new");
+    let verdicts = base.store()?.verify_backups(None)?;
+    assert!(verdicts.iter().all(|verdict| verdict.ok), "every safety backup is whole: {verdicts:?}");
+    Ok(())
+}
+
+#[test]
+fn a_backup_killed_at_any_write_is_whole_or_not_there() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let kills = sweep(&base, &["backup", "create", "swept"], 3, |nth| {
+        for verdict in base.store()?.verify_backups(None)? {
+            assert!(verdict.ok, "killed at write {nth}: {verdict:?}");
+        }
+        Ok(())
+    })?;
+    assert!(kills >= 10, "{kills} kills");
+    base.store()?.create_backup("next")?;
+    for name in base.backups()? {
+        assert!(name.ends_with(".db") || name.ends_with(".db.sha256"), "{name}");
+    }
+    Ok(())
+}
