@@ -299,7 +299,10 @@ CREATE TRIGGER conversations_updated AFTER UPDATE ON conversations BEGIN
 END;
 
 CREATE TRIGGER conversations_renamed AFTER UPDATE OF id ON conversations WHEN NEW.id <> OLD.id BEGIN
+  -- Its rows elsewhere follow, also where foreign keys are off, as in the sqlite3 shell.
+  UPDATE messages SET conversation_id = NEW.id WHERE conversation_id = OLD.id;
   INSERT INTO changes_since_checkpoint VALUES ('conversation', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('conversation', NEW.id, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
 CREATE TRIGGER conversations_deleted AFTER DELETE ON conversations BEGIN
@@ -329,7 +332,15 @@ CREATE TRIGGER tasks_updated AFTER UPDATE ON tasks BEGIN
 END;
 
 CREATE TRIGGER tasks_renamed AFTER UPDATE OF id ON tasks WHEN NEW.id <> OLD.id BEGIN
+  -- Its rows elsewhere follow, also where foreign keys are off, as in the sqlite3 shell.
+  UPDATE task_steps SET task_id = NEW.id WHERE task_id = OLD.id;
+  UPDATE task_blockers SET task_id = NEW.id WHERE task_id = OLD.id;
+  UPDATE task_dependencies SET task_id = NEW.id WHERE task_id = OLD.id;
+  UPDATE task_checkpoints SET task_id = NEW.id WHERE task_id = OLD.id;
+  UPDATE task_checkpoint_files SET task_id = NEW.id WHERE task_id = OLD.id;
+  UPDATE task_checkpoint_actions SET task_id = NEW.id WHERE task_id = OLD.id;
   INSERT INTO changes_since_checkpoint VALUES ('task', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('task', NEW.id, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
 CREATE TRIGGER tasks_deleted AFTER DELETE ON tasks BEGIN
@@ -425,6 +436,7 @@ END;
 
 CREATE TRIGGER agents_renamed AFTER UPDATE OF session_name ON agents WHEN NEW.session_name <> OLD.session_name BEGIN
   INSERT INTO changes_since_checkpoint VALUES ('agent', OLD.session_name, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('agent', NEW.session_name, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
 CREATE TRIGGER agents_deleted AFTER DELETE ON agents BEGIN
@@ -440,7 +452,11 @@ CREATE TRIGGER projects_updated AFTER UPDATE ON projects BEGIN
 END;
 
 CREATE TRIGGER projects_renamed AFTER UPDATE OF id ON projects WHEN NEW.id <> OLD.id BEGIN
+  -- Its rows elsewhere follow, also where foreign keys are off, as in the sqlite3 shell.
+  UPDATE project_tasks SET project_id = NEW.id WHERE project_id = OLD.id;
+  UPDATE project_agents SET project_id = NEW.id WHERE project_id = OLD.id;
   INSERT INTO changes_since_checkpoint VALUES ('project', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('project', NEW.id, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
 CREATE TRIGGER projects_deleted AFTER DELETE ON projects BEGIN
@@ -550,4 +566,49 @@ END;
 
 CREATE TRIGGER self_improvement_rollback_steps_deleted AFTER DELETE ON self_improvement_rollback_steps BEGIN
   INSERT INTO changes_since_checkpoint SELECT 'self_improvement', '', 'update' FROM self_improvement WHERE true ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER messages_need_their_owner BEFORE INSERT ON messages
+  WHEN NOT EXISTS (SELECT 1 FROM conversations WHERE id = NEW.conversation_id) BEGIN
+  SELECT RAISE(ABORT, 'messages.conversation_id names no row of conversations');
+END;
+
+CREATE TRIGGER task_steps_need_their_owner BEFORE INSERT ON task_steps
+  WHEN NOT EXISTS (SELECT 1 FROM tasks WHERE id = NEW.task_id) BEGIN
+  SELECT RAISE(ABORT, 'task_steps.task_id names no row of tasks');
+END;
+
+CREATE TRIGGER task_blockers_need_their_owner BEFORE INSERT ON task_blockers
+  WHEN NOT EXISTS (SELECT 1 FROM tasks WHERE id = NEW.task_id) BEGIN
+  SELECT RAISE(ABORT, 'task_blockers.task_id names no row of tasks');
+END;
+
+CREATE TRIGGER task_dependencies_need_their_owner BEFORE INSERT ON task_dependencies
+  WHEN NOT EXISTS (SELECT 1 FROM tasks WHERE id = NEW.task_id) BEGIN
+  SELECT RAISE(ABORT, 'task_dependencies.task_id names no row of tasks');
+END;
+
+CREATE TRIGGER task_checkpoints_need_their_owner BEFORE INSERT ON task_checkpoints
+  WHEN NOT EXISTS (SELECT 1 FROM tasks WHERE id = NEW.task_id) BEGIN
+  SELECT RAISE(ABORT, 'task_checkpoints.task_id names no row of tasks');
+END;
+
+CREATE TRIGGER task_checkpoint_files_need_their_owner BEFORE INSERT ON task_checkpoint_files
+  WHEN NOT EXISTS (SELECT 1 FROM task_checkpoints WHERE task_id = NEW.task_id) BEGIN
+  SELECT RAISE(ABORT, 'task_checkpoint_files.task_id names no row of task_checkpoints');
+END;
+
+CREATE TRIGGER task_checkpoint_actions_need_their_owner BEFORE INSERT ON task_checkpoint_actions
+  WHEN NOT EXISTS (SELECT 1 FROM task_checkpoints WHERE task_id = NEW.task_id) BEGIN
+  SELECT RAISE(ABORT, 'task_checkpoint_actions.task_id names no row of task_checkpoints');
+END;
+
+CREATE TRIGGER project_tasks_need_their_owner BEFORE INSERT ON project_tasks
+  WHEN NOT EXISTS (SELECT 1 FROM projects WHERE id = NEW.project_id) BEGIN
+  SELECT RAISE(ABORT, 'project_tasks.project_id names no row of projects');
+END;
+
+CREATE TRIGGER project_agents_need_their_owner BEFORE INSERT ON project_agents
+  WHEN NOT EXISTS (SELECT 1 FROM projects WHERE id = NEW.project_id) BEGIN
+  SELECT RAISE(ABORT, 'project_agents.project_id names no row of projects');
 END;

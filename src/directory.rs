@@ -1,16 +1,20 @@
 //! The state directory: what lies in it, who may read it, and how files in it are replaced.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
 /// The state directory, seen from the base directory.
 pub const STATE_DIRECTORY: &str = ".agentmux/state";
-/// Where the TypeScript service kept it under its former name.
-pub const FORMER_STATE_DIRECTORY: &str = ".crewly/state";
+/// Where the TypeScript service kept it after the product was renamed.
+pub const RENAMED_STATE_DIRECTORY: &str = ".crewly/state";
 /// The database.
 pub const DATABASE_FILE: &str = "state.db";
 /// The JSON export.
@@ -47,7 +51,11 @@ pub(crate) fn create_directory(path: &Path) -> Result<()> {
         create_directory(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Error::io("set the mode of", path)),
+        Ok(()) => {
+            fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Error::io("set the mode of", path))?;
+            // What is made durable inside it must not go with it.
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_directory)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(Error::io("create", path)(error)),
     }
@@ -90,12 +98,7 @@ pub(crate) fn replace_file(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY_PREFIX)
-        .suffix(TEMPORARY_SUFFIX)
-        .permissions(private_file())
-        .tempfile_in(directory)
-        .map_err(Error::io("create a file in", directory))?;
+    let mut file = temporary_file(directory, WRITING_PREFIX)?;
     let mut out = BufWriter::with_capacity(64 * 1024, file.as_file_mut());
     write(&mut out)?;
     out.flush().map_err(Error::io("write", path))?;
@@ -106,25 +109,49 @@ pub(crate) fn replace_file(
     file.metadata().map_err(Error::io("read", path))
 }
 
-/// Waits until nobody else holds the directory by this lock, and holds it until it is dropped; also across processes.
-pub(crate) fn lock(directory: &Path) -> Result<File> {
-    let file = File::open(directory).map_err(Error::io("open", directory))?;
-    file.lock().map_err(Error::io("lock", directory))?;
+/// A file of ours under a temporary name, which only the owner reads, whatever the umask.
+pub(crate) fn temporary_file(directory: &Path, prefix: &str) -> Result<NamedTempFile> {
+    let file = tempfile::Builder::new()
+        .prefix(prefix)
+        .suffix(TEMPORARY_SUFFIX)
+        .tempfile_in(directory)
+        .map_err(Error::io("create a file in", directory))?;
+    file.as_file().set_permissions(private_file()).map_err(Error::io("set the mode of", file.path()))?;
     Ok(file)
 }
 
-/// Removes what a killed process left of files that it was about to replace. Only under the lock for the export.
-pub(crate) fn remove_temporary_files(state_dir: &Path) {
-    let Ok(entries) = fs::read_dir(state_dir) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX) {
-            // Left where it cannot be removed: it is in nobody's way.
-            let _ = fs::remove_file(entry.path());
+/// Waits until nobody else holds the directory by this lock, and holds it until it is dropped; also across processes.
+///
+/// # Errors
+/// [`Error::Busy`] where somebody holds it for minutes: a process that hangs must not make all others hang.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
+    let file = File::open(directory).map_err(Error::io("open", directory))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: directory.to_path_buf() }),
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", directory)(error)),
         }
     }
 }
 
-const TEMPORARY_PREFIX: &str = ".writing-";
+/// Removes what killed processes left under a temporary name. Only under the lock on the directory.
+pub(crate) fn remove_temporary_files(directory: &Path, prefixes: &[&str]) -> Result<()> {
+    for entry in fs::read_dir(directory).map_err(Error::io("read", directory))?.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // A database that was being made may have its journal beside it.
+        if prefixes.iter().any(|prefix| name.starts_with(prefix)) && name.contains(TEMPORARY_SUFFIX) {
+            fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Files that are about to replace others.
+pub(crate) const WRITING_PREFIX: &str = ".writing-";
 const TEMPORARY_SUFFIX: &str = ".tmp";

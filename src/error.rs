@@ -38,6 +38,13 @@ pub enum Error {
         supported: u32,
     },
 
+    /// There is a database, but nothing was ever written to it.
+    #[error("{} holds no state yet; start the orchestrator or run `agentmux-state import FILE`", path.display())]
+    NoState {
+        /// The database.
+        path: PathBuf,
+    },
+
     /// The database has an older schema and was opened for reading only.
     #[error("{} has schema version {found}, and this release needs version {required}; run `agentmux-state migrate`", path.display())]
     SchemaOutdated {
@@ -102,6 +109,13 @@ pub enum Error {
     #[error("{} was locked by another process for longer than the time-out; nothing was changed. Try again", path.display())]
     Busy {
         /// The database.
+        path: PathBuf,
+    },
+
+    /// A file that belongs to the state was named as the target of an export.
+    #[error("{} belongs to the state; name another file", path.display())]
+    OwnFile {
+        /// The file.
         path: PathBuf,
     },
 
@@ -284,6 +298,9 @@ impl Error {
             Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: source.to_string() },
             Some(ErrorCode::NotADatabase) => Self::NotAStateDatabase { path, detail: "no SQLite file".into() },
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            Some(ErrorCode::CannotOpen) => {
+                Self::Io { action: "open", path, source: io::Error::other(source.to_string()) }
+            }
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, detail: source.to_string() },
             _ => Self::Sqlite { path, source },
         }

@@ -1,12 +1,16 @@
-//! JSON text as JavaScript's `JSON.stringify` writes it.
+//! JSON text as JavaScript's `JSON.stringify` writes it, and values as `JSON.parse` reads them.
 //!
 //! serde_json does the work; only numbers and indentation are JavaScript's: `50` for 50.0, `1e-7`, `1e+21`. The one
 //! departure is `-0`, which JavaScript prints as `0` and which would not read back the same.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io;
 
 use serde::Serialize;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
+use serde_json::{Map, Value};
 
 /// The text in one line.
 pub(crate) fn to_string(value: &impl Serialize) -> serde_json::Result<String> {
@@ -32,6 +36,96 @@ pub fn to_json(value: &impl Serialize) -> serde_json::Result<String> {
 /// Writes the text with two spaces of indentation and no newline at the end.
 pub(crate) fn write_pretty(out: impl io::Write, value: &impl Serialize) -> serde_json::Result<()> {
     value.serialize(&mut Serializer::with_formatter(out, JavaScript(PrettyFormatter::new())))
+}
+
+/// How deep a JSON object of any content may be nested: below the 127 levels that serde_json reads, with room for the
+/// levels of the document around it.
+pub(crate) const MAX_DEPTH: usize = 96;
+
+/// Whether a value is nested no deeper than that many levels.
+pub(crate) fn is_within(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(elements) => depth > 0 && elements.iter().all(|element| is_within(element, depth - 1)),
+        Value::Object(members) => depth > 0 && members.values().all(|member| is_within(member, depth - 1)),
+        _ => true,
+    }
+}
+
+/// Parses a text, and also returns the keys that stand twice in one object; the last one counts, as in JavaScript.
+///
+/// Not `from_str::<Value>`: that gives a key of serde_json's own a meaning that it has nowhere else.
+pub(crate) fn parse(text: &str) -> serde_json::Result<(Value, Vec<String>)> {
+    let repeated_keys = RefCell::new(Vec::new());
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Seed(&repeated_keys).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok((value, repeated_keys.into_inner()))
+}
+
+/// Builds a value as serde_json does, and notes repeated keys.
+struct Seed<'k>(&'k RefCell<Vec<String>>);
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = elements.next_element_seed(Seed(self.0))? {
+            list.push(element);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = members.next_key::<String>()? {
+            if object.contains_key(&key) {
+                self.0.borrow_mut().push(key.clone());
+            }
+            object.insert(key, members.next_value_seed(Seed(self.0))?);
+        }
+        Ok(Value::Object(object))
+    }
 }
 
 struct JavaScript<F>(F);

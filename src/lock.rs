@@ -1,7 +1,7 @@
 //! Who holds the state directory: one live process, by a lock that the kernel frees when the process dies.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
@@ -58,10 +58,18 @@ impl DirectoryLock {
 
     /// The pid of the live process that holds the directory; `None` where none does.
     pub fn holder(state_dir: &Path) -> Result<Option<u32>> {
-        if !state_dir.join(LOCK_FILE).exists() || Self::try_acquire(state_dir)?.is_some() {
-            return Ok(None);
+        let path = state_dir.join(LOCK_FILE);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", path)(error)),
+        };
+        // Shared: those who look do not take each other for a holder.
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(holder(state_dir)),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
         }
-        Ok(holder(state_dir))
     }
 
     fn try_acquire(state_dir: &Path) -> Result<Option<Self>> {
@@ -83,6 +91,13 @@ impl DirectoryLock {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
         }
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Only so that nobody reads the pid of a process that is gone; the lock is freed either way.
+        let _ = self.file.set_len(0);
     }
 }
 

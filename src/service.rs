@@ -1,17 +1,19 @@
 //! The orchestrator's lifecycle: taking the directory, starting a run, checkpoints, shutting down.
 //!
-//! Locking: `phase` is held only to look up or to change the phase, never while the store writes; the timer's thread
-//! never takes it, so that stopping the timer cannot wait for itself. `RUNNING` is held while a service takes a
-//! directory, and before `phase` where both are.
+//! Locking: `lifecycle` is held while a service starts or ends, `phase` only to look up or change the phase, never while
+//! anything is read or written, so that whoever holds the write lock may ask the service anything. The timer's thread takes
+//! neither. `RUNNING` is held while a service starts, before its `lifecycle` and that of the one it takes over from.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::backup::{Backup, BackupId, Retention, RetentionReport};
 use crate::clock::Clock;
 use crate::db::{Closed, Durability};
-use crate::directory::{self, STATE_DIRECTORY};
+use crate::directory::{self, STATE_DIRECTORY, default_state_dir};
 use crate::document::{ImportOptions, ImportReport, import, typescript_file};
 use crate::error::{Error, Result};
 use crate::lock::DirectoryLock;
@@ -101,7 +103,9 @@ pub struct StatePersistenceService {
 
 struct Inner {
     options: ServiceOptions,
-    state_dir: PathBuf,
+    /// `None` where the home directory is not known.
+    state_dir: Option<PathBuf>,
+    lifecycle: Mutex<()>,
     phase: Mutex<Phase>,
 }
 
@@ -143,9 +147,12 @@ impl StatePersistenceService {
     /// assert_eq!(service.state_dir().to_str(), Some("/srv/orchestrator/.agentmux/state"));
     /// ```
     pub fn with_options(options: ServiceOptions) -> Self {
-        let base = options.base_dir.clone().or_else(std::env::home_dir).unwrap_or_default();
-        let state_dir = base.join(STATE_DIRECTORY);
-        Self { inner: Arc::new(Inner { options, state_dir, phase: Mutex::new(Phase::New) }) }
+        let state_dir = match &options.base_dir {
+            Some(base) => Some(base.join(STATE_DIRECTORY)),
+            None => default_state_dir().ok(),
+        };
+        let (lifecycle, phase) = (Mutex::new(()), Mutex::new(Phase::New));
+        Self { inner: Arc::new(Inner { options, state_dir, lifecycle, phase }) }
     }
 
     /// Takes the state directory for this process, starts a run and the periodic checkpoint, and returns the state as
@@ -159,16 +166,14 @@ impl StatePersistenceService {
     ///
     /// # Errors
     /// [`Error::InUse`] where another live process holds the directory. [`Error::Document`] and others where the
-    /// TypeScript service's file cannot be read: that never counts as a fresh start. Else as [`StateStore::open`].
+    /// TypeScript service's file cannot be read: that never counts as a fresh start. Else as [`StateStore::open`]. A
+    /// service that was to be taken over has then ended all the same.
     pub fn initialize(&self) -> Result<Option<OrchestratorState>> {
-        if self.inner.state_dir.as_os_str() == STATE_DIRECTORY && self.inner.options.base_dir.is_none() {
-            return Err(Error::NoHome);
-        }
-        let state_dir = directory::prepare(&self.inner.state_dir)?;
+        let state_dir = directory::prepare(self.inner.state_dir.as_ref().ok_or(Error::NoHome)?)?;
         let mut services = lock(&RUNNING);
-        let mut phase = self.inner.phase();
-        if let Phase::Running(running) = &*phase {
-            return running.store.state().map(Some);
+        let _turn = lock(&self.inner.lifecycle);
+        if let Some(store) = self.inner.running(|running| running.store.clone()) {
+            return store.state().map(Some);
         }
         services.retain(|service| service.strong_count() > 0 && service.as_ptr() != Arc::as_ptr(&self.inner));
         let held = services.iter().filter_map(Weak::upgrade).find_map(|service| service.give_up(&state_dir));
@@ -176,16 +181,11 @@ impl StatePersistenceService {
 
         let options = &self.inner.options;
         let store = StateStore::open_with(&state_dir, options.store_options())?;
-        if options.start_empty && store.read(store::count_entities)? > 0 {
-            store.create_backup("before-start-empty")?;
-        }
-        let start = Start::new(&store, options)?;
-        let timer = options.checkpoint_interval.map(|interval| {
-            let (store, options) = (store.clone(), options.clone());
-            Timer::start(interval, move || scheduled_checkpoint(&store, &options))
-        });
-        let Start { previous, previous_run, import_report } = start;
-        *phase = Phase::Running(Box::new(Running { store, previous_run, import_report, timer, lock }));
+        let Start { previous, previous_run, import_report } = Start::new(&store, options)?;
+        store.set_running();
+        let timer = self.inner.start_timer(&store);
+        let running = Running { store, previous_run, import_report, timer, lock };
+        *self.inner.phase() = Phase::Running(Box::new(running));
         services.push(Arc::downgrade(&self.inner));
         Ok(previous)
     }
@@ -200,9 +200,9 @@ impl StatePersistenceService {
         matches!(*self.inner.phase(), Phase::Running(_))
     }
 
-    /// The state directory.
+    /// The state directory; empty where the home directory is not known.
     pub fn state_dir(&self) -> &Path {
-        &self.inner.state_dir
+        self.inner.state_dir.as_deref().unwrap_or(Path::new(""))
     }
 
     /// The whole state as it is now. Also after a shutdown.
@@ -219,7 +219,7 @@ impl StatePersistenceService {
     /// [`Error::NotInitialized`] before [`initialize`](Self::initialize).
     pub fn store(&self) -> Result<StateStore> {
         match &*self.inner.phase() {
-            Phase::New => Err(Error::NotInitialized { path: self.inner.state_dir.clone() }),
+            Phase::New => Err(Error::NotInitialized { path: self.state_dir().to_path_buf() }),
             Phase::Running(running) => Ok(running.store.clone()),
             Phase::Ended(store) => Ok(store.clone()),
         }
@@ -356,29 +356,35 @@ impl StatePersistenceService {
 
     /// Stops the periodic checkpoint, after the one at hand. Again does nothing.
     pub fn stop_periodic_checkpoint(&self) {
-        let timer = self.inner.running_mut(|running| running.timer.take());
-        drop(timer);
+        drop(self.inner.take_timer());
     }
 
-    /// Ends the run: stops the periodic checkpoint, records the checkpoint `before_restart`, writes the export, and frees
-    /// the directory. Later writes fail, reads go on. Again does nothing.
+    /// Ends the run: refuses further updates, stops the periodic checkpoint, records the checkpoint `before_restart`, writes
+    /// the export with every update that was acknowledged, and frees the directory. Reads go on. Again does nothing.
     ///
     /// # Errors
     /// Where the checkpoint fails, the service runs on and this can be tried again. Where only the export fails, the run
     /// has ended.
     pub fn prepare_for_shutdown(&self) -> Result<()> {
-        self.stop_periodic_checkpoint();
-        let mut phase = self.inner.phase();
-        let Phase::Running(running) = &*phase else { return Ok(()) };
-        let store = running.store.clone();
-        store.transaction(|conn| {
+        let _turn = lock(&self.inner.lifecycle);
+        let Some(store) = self.inner.running(|running| running.store.clone()) else { return Ok(()) };
+        let timer = self.inner.take_timer();
+        let had_timer = timer.is_some();
+        drop(timer);
+        store.database().begin_closing(Closed::ShutDown);
+        let ended = store.database().write_while_closing(|conn| {
             let now = self.inner.options.clock.now();
-            checkpoint::record(conn, &CheckpointReason::BeforeRestart, now)?;
+            checkpoint::record(conn, &CheckpointReason::BeforeRestart, now, store.own_run(conn)?.as_ref())?;
             run::end(conn, RunOutcome::Shutdown, now)
-        })?;
+        });
+        if let Err(error) = ended {
+            store.database().cancel_closing();
+            let timer = if had_timer { self.inner.start_timer(&store) } else { None };
+            self.inner.running_mut(|running| running.timer = timer);
+            return Err(error);
+        }
         let exported = if self.inner.options.export { store.refresh_export().map(drop) } else { Ok(()) };
-        store.close_writer(Closed::ShutDown);
-        *phase = Phase::Ended(store);
+        self.inner.end(Closed::ShutDown);
         exported
     }
 }
@@ -402,24 +408,39 @@ impl Inner {
         }
     }
 
+    fn start_timer(&self, store: &StateStore) -> Option<Timer> {
+        let interval = self.options.checkpoint_interval?;
+        let (store, options) = (store.clone(), self.options.clone());
+        Some(Timer::start(interval, move || scheduled_checkpoint(&store, &options)))
+    }
+
+    /// The timer, to be stopped by dropping it: not under the lock of the phase.
+    fn take_timer(&self) -> Option<Timer> {
+        self.running_mut(|running| running.timer.take())?
+    }
+
+    /// Closes the store for writing and frees what the run held; the directory's lock, where there was a run.
+    fn end(&self, why: Closed) -> Option<DirectoryLock> {
+        let store = self.running(|running| running.store.clone())?;
+        store.database().close_writer(why);
+        match std::mem::replace(&mut *self.phase(), Phase::Ended(store)) {
+            Phase::Running(running) => Some(running.lock),
+            _ => None,
+        }
+    }
+
     /// Ends this service for the sake of another one in this process; its lock, where it holds that directory.
     fn give_up(&self, state_dir: &Path) -> Option<DirectoryLock> {
-        let mut phase = self.phase();
-        match &*phase {
-            Phase::Running(running) if running.store.state_dir() == state_dir => {}
-            _ => return None,
-        }
-        let Phase::Running(running) = std::mem::replace(&mut *phase, Phase::New) else { return None };
-        let Running { store, timer, lock, .. } = *running;
-        drop(timer);
+        let _turn = lock(&self.lifecycle);
+        let store = self.running(|running| running.store.clone()).filter(|store| store.state_dir() == state_dir)?;
+        drop(self.take_timer());
+        store.database().begin_closing(Closed::TakenOver);
         let now = self.options.clock.now();
-        if let Err(error) = store.transaction(|conn| run::end(conn, RunOutcome::TakenOver, now)) {
+        if let Err(error) = store.database().write_while_closing(|conn| run::end(conn, RunOutcome::TakenOver, now)) {
             // The next start will call it a crash, no more.
             tracing::warn!(%error, "could not record that the run was taken over");
         }
-        store.close_writer(Closed::TakenOver);
-        *phase = Phase::Ended(store);
-        Some(lock)
+        self.end(Closed::TakenOver)
     }
 }
 
@@ -442,27 +463,16 @@ struct Start {
 }
 
 impl Start {
-    /// Imports where the state is new, and starts the run: one transaction.
+    /// Imports where the state is new, backs up what is to be cleared, and starts the run.
     fn new(store: &StateStore, options: &ServiceOptions) -> Result<Self> {
+        let import_report = store.transaction(|conn| take_over(conn, store, options))?;
+        if options.start_empty && store.read(store::counts)?.entities() > 0 {
+            store.create_backup("before-start-empty")?;
+        }
         store.transaction(|conn| {
             let now = options.clock.now();
-            let is_new = head::read(conn)?.is_none();
-            let file = if is_new { typescript_file(store.state_dir(), options.base_dir.as_deref())? } else { None };
-            let import_report = match file {
-                None => None,
-                Some((path, reader)) => {
-                    let source_name = path.display().to_string();
-                    let report = import(conn, now, reader, &ImportOptions { source_name, ..ImportOptions::default() })?;
-                    tracing::info!(
-                        file = %path.display(),
-                        set_aside = report.set_aside.len(),
-                        warnings = report.warnings.len(),
-                        "took over the state of the TypeScript service"
-                    );
-                    Some(report)
-                }
-            };
-            let previous = store::read_state(conn)?;
+            let is_new = head::read(conn)?.is_none() && store::counts(conn)?.entities() == 0;
+            let previous = if is_new { None } else { Some(store::read_state(conn, now)?) };
             if options.start_empty {
                 store::clear(conn)?;
             }
@@ -470,6 +480,26 @@ impl Start {
             Ok(Self { previous, previous_run: run::before(conn, run.run_id)?, import_report })
         })
     }
+}
+
+/// Imports the TypeScript service's file where nothing was ever written to the database.
+fn take_over(conn: &Connection, store: &StateStore, options: &ServiceOptions) -> Result<Option<ImportReport>> {
+    if head::read(conn)?.is_some() {
+        return Ok(None);
+    }
+    let Some((path, reader)) = typescript_file(store.state_dir(), options.base_dir.as_deref())? else {
+        return Ok(None);
+    };
+    let source_name = path.display().to_string();
+    let options = ImportOptions { source_name, ..ImportOptions::default() };
+    let report = import(conn, store.now(), reader, &options)?;
+    tracing::info!(
+        file = %path.display(),
+        set_aside = report.set_aside.len(),
+        warnings = report.warnings.len(),
+        "took over the state of the TypeScript service"
+    );
+    Ok(Some(report))
 }
 
 /// Records a checkpoint where something has changed, exports where the last export is behind, and makes a backup where one
@@ -503,7 +533,8 @@ pub fn state_persistence_service() -> StatePersistenceService {
 
 /// Stops that service's periodic checkpoint and forgets it: the next call makes a new one.
 pub fn reset_state_persistence_service() {
-    if let Some(service) = lock(&SERVICE).take() {
+    let service = lock(&SERVICE).take();
+    if let Some(service) = service {
         service.stop_periodic_checkpoint();
     }
 }

@@ -263,7 +263,7 @@ fn hostile_foreign_and_newer_backups_are_refused() -> TestResult {
         "CREATE INDEX evil ON tasks (title)",
         "PRAGMA application_id = 7",
         "DELETE FROM refinery_schema_history",
-        "PRAGMA foreign_keys = OFF; INSERT INTO messages (conversation_id, position, role, content, timestamp) VALUES ('gone', 0, '', '', '')",
+        "PRAGMA foreign_keys = OFF; UPDATE messages SET conversation_id = 'gone' WHERE message_id = 1",
     ] {
         let id = plant(sql)?;
         let result = store.restore_backup(&id);

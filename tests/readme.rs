@@ -45,12 +45,12 @@ fn every_command_of_the_readme_does_what_it_says() -> TestResult {
         if command.starts_with("sqlite3") && !has_sqlite3 {
             continue;
         }
-        let command = command.replace("sqlite3 state.db", "sqlite3 -readonly \"$AGENTMUX_STATE_DIR/state.db\"");
         let output = Command::new("bash")
             .args(["-c", &command])
             .current_dir(base.path())
             .env("PATH", &path)
-            .env("AGENTMUX_STATE_DIR", base.state_dir())
+            .env("HOME", base.path())
+            .env_remove("AGENTMUX_STATE_DIR")
             .output()?;
         let printed = String::from_utf8(output.stdout)?;
         assert!(

@@ -278,7 +278,7 @@ fn lists_are_filtered_and_limited_in_document_order() -> TestResult {
     assert_eq!(ids, ["task-3", "task-8"]);
     assert_eq!(store.agents(&ListFilter::default())?.len(), 5);
     assert_eq!(store.projects(&ListFilter { status: Some("active".into()), limit: None })?.len(), 1);
-    assert_eq!(store.conversations(&ListFilter { status: None, limit: Some(1) })?[0].id, "conv-0");
+    assert_eq!(store.conversations(Some(1))?[0].id, "conv-0");
     Ok(())
 }
 

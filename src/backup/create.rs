@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::params;
-use tempfile::NamedTempFile;
 
 use super::{Backup, Folder, checksum};
 use crate::db::copy_database;
-use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, private_file, replace_file, sync_directory};
+use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, replace_file, sync_directory, temporary_file};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
 use crate::progress::ProgressCallback;
 use crate::store::{StateStore, checkpoint};
 
-pub(super) const TEMPORARY_PREFIX: &str = ".backup-";
+pub(super) const COPY_PREFIX: &str = ".backup-";
 
 impl StateStore {
     /// Makes a backup in `backups/`: the state as it is in one moment, complete in one file, checked, on the disk. Others
@@ -63,7 +62,7 @@ pub(crate) fn create_in(
     now: DateTime<Utc>,
     progress: &ProgressCallback,
 ) -> Result<Backup> {
-    let file = temporary_file(&folder.path)?;
+    let file = temporary_file(&folder.path, COPY_PREFIX)?;
     let id = unused_id(state_dir, label, now);
     let created_at = Timestamp::from(now);
     copy_database(&state_dir.join(DATABASE_FILE), file.path(), progress, |copy| {
@@ -84,16 +83,6 @@ pub(crate) fn create_in(
     sync_directory(&folder.path)?;
     tracing::info!(%id, bytes, "made a backup");
     Ok(Backup { id, path, bytes, created_at, label: label.to_owned(), sha256: Some(sha256) })
-}
-
-/// A file of ours in the folder, under a name that no backup has.
-pub(super) fn temporary_file(directory: &Path) -> Result<NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(TEMPORARY_PREFIX)
-        .suffix(".tmp")
-        .permissions(private_file())
-        .tempfile_in(directory)
-        .map_err(Error::io("create a file in", directory))
 }
 
 /// An id that no file in the folder has: that of the moment, or of the next free millisecond.

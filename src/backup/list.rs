@@ -6,9 +6,10 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use super::create::TEMPORARY_PREFIX;
+use super::create::COPY_PREFIX;
 use super::{Backup, Folder};
 use crate::db::backup_label;
+use crate::directory::{WRITING_PREFIX, remove_temporary_files};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
 use crate::store::StateStore;
@@ -95,15 +96,13 @@ impl Folder {
         (file == format!("{id}.db")).then(|| sha256.to_owned())
     }
 
-    /// Removes what killed processes left: unfinished copies, and checksums without a backup. Only while the folder is held.
+    /// Removes what killed processes left: unfinished files, and checksums without a backup. Only while the folder is held.
     pub(super) fn clear_remains(&self) -> Result<()> {
+        remove_temporary_files(&self.path, &[COPY_PREFIX, WRITING_PREFIX])?;
         for entry in fs::read_dir(&self.path).map_err(Error::io("read", &self.path))?.flatten() {
             let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let is_copy = name.starts_with(TEMPORARY_PREFIX) && name.contains(".tmp");
-            let lone =
-                name.strip_suffix(".db.sha256").is_some_and(|id| parse_id(id).is_some() && !self.file(id).exists());
-            if is_copy || lone {
+            let id = name.to_str().and_then(|name| name.strip_suffix(".db.sha256"));
+            if id.is_some_and(|id| parse_id(id).is_some() && !self.file(id).exists()) {
                 fs::remove_file(entry.path()).map_err(Error::io("remove", entry.path()))?;
             }
         }

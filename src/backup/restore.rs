@@ -11,10 +11,11 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params_from_iter, types::Value};
 use serde::Serialize;
 
-use super::create::{create_in, temporary_file};
+use super::create::{COPY_PREFIX, create_in};
 use super::verify::checksum_problem;
 use super::{Backup, Folder, checksum};
 use crate::db::{prepare_copy, verify_database};
+use crate::directory::temporary_file;
 use crate::document::{ImportMode, ImportOptions, import};
 use crate::error::{Error, Result};
 use crate::store::{Run, StateStore, checkpoint, head, run};
@@ -76,7 +77,7 @@ impl StateStore {
         now: DateTime<Utc>,
         safety: impl Fn() -> Result<Backup>,
     ) -> Result<Backup> {
-        let copy = temporary_file(&folder.path)?;
+        let copy = temporary_file(&folder.path, COPY_PREFIX)?;
         let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
         let (found, _) = checksum(file, &backup.path, |bytes| {
             copy.as_file().write_all(bytes).map_err(Error::io("write", copy.path()))
@@ -91,7 +92,9 @@ impl StateStore {
         })?;
         self.replace_by(copy.path(), || {
             let safety = safety()?;
-            self.read(|live| prepare_copy(copy.path(), |copy| carry_over(live, copy, now)))?;
+            self.read(|live| {
+                prepare_copy(copy.path(), |copy| carry_over(live, copy, now, self.own_run(live)?.as_ref()))
+            })?;
             Ok(safety)
         })
     }
@@ -109,18 +112,15 @@ impl StateStore {
         self.transaction(|conn| {
             let live = head::read(conn)?;
             import(conn, now, BufReader::with_capacity(64 * 1024, file), &options)?;
-            if let (Some(live), Some(_)) = (live, open_run(conn)?) {
+            let run = self.own_run(conn)?;
+            if let (Some(live), Some(_)) = (live, &run) {
                 keep_run(conn, &live.metadata)?;
             }
-            checkpoint::record_restore(conn, now)?;
+            checkpoint::record_restore(conn, now, run.as_ref())?;
             // Nothing is committed yet: another connection still sees the state as it was.
             safety()
         })
     }
-}
-
-fn open_run(conn: &Connection) -> Result<Option<Run>> {
-    Ok(run::last(conn)?.filter(|run| run.outcome.is_none()))
 }
 
 /// The metadata of the run that goes on, in a state that was restored.
@@ -133,8 +133,9 @@ fn keep_run(conn: &Connection, live: &crate::model::OrchestratorMetadata) -> Res
 }
 
 /// Brings into a copy what must not go backwards when it takes the live database's place.
-fn carry_over(live: &Connection, copy: &Connection, now: DateTime<Utc>) -> Result<()> {
-    let present = open_run(live)?;
+///
+/// `present` is the run that goes on, where one does.
+fn carry_over(live: &Connection, copy: &Connection, now: DateTime<Utc>, present: Option<&Run>) -> Result<()> {
     // Of two histories the longer one stays: the live one, but where the backup comes from elsewhere.
     for (table, key) in [("checkpoints", "checkpoint_id"), ("runs", "run_id")] {
         let newest = format!("SELECT coalesce(max({key}), 0) FROM {table}");
@@ -144,7 +145,7 @@ fn carry_over(live: &Connection, copy: &Connection, now: DateTime<Utc>) -> Resul
             copy_rows(live, copy, table)?;
         } else if table == "runs" {
             run::close_open_as_crashed(copy)?;
-            if let Some(run) = &present {
+            if let Some(run) = present {
                 run::insert(copy, run)?;
             }
         }
@@ -162,7 +163,8 @@ fn carry_over(live: &Connection, copy: &Connection, now: DateTime<Utc>) -> Resul
             head::write(copy, &state)?;
         }
     }
-    checkpoint::record_restore(copy, now)
+    let run = if present.is_some() { run::open(copy)? } else { None };
+    checkpoint::record_restore(copy, now, run.as_ref())
 }
 
 fn keep_set_aside(live: &Connection, copy: &Connection) -> Result<()> {

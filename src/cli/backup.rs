@@ -25,11 +25,7 @@ pub(super) fn run(context: &Context, command: BackupCommand) -> Outcome {
 
 fn create(context: &Context, label: &str) -> Outcome {
     let backup = context.read()?.create_backup(label)?;
-    if context.json {
-        print::json(&backup)?;
-    } else if !context.quiet {
-        print::text(&format!("Made {} ({}).\n", backup.path.display(), print::bytes(backup.bytes)))?;
-    }
+    context.confirm(&backup, || format!("Made {} ({}).\n", backup.path.display(), print::bytes(backup.bytes)));
     Ok(Ending::Complete)
 }
 
@@ -61,7 +57,7 @@ fn verify(context: &Context, id: Option<&str>) -> Outcome {
     let verdicts = context.read()?.verify_backups(id)?;
     if context.json {
         print::json(&verdicts)?;
-    } else if !context.quiet {
+    } else {
         print::text(&verdicts.iter().map(verdict_for_people).collect::<String>())?;
     }
     Ok(if verdicts.iter().all(|verdict| verdict.ok) { Ending::Complete } else { Ending::ProblemsFound })
@@ -82,24 +78,15 @@ fn restore(context: &Context, id: &str) -> Outcome {
     let store = context.open()?;
     let report = store.restore_backup(id)?;
     store.refresh_export()?;
-    if context.json {
-        print::json(&report)?;
-    } else if !context.quiet {
-        print::text(&format!(
-            "Restored {}.\nThe state as it was before is in backup {}.\n",
-            report.restored, report.safety_backup
-        ))?;
-    }
+    context.confirm(&report, || {
+        format!("Restored {}.\nThe state as it was before is in backup {}.\n", report.restored, report.safety_backup)
+    });
     Ok(Ending::Complete)
 }
 
 fn prune(context: &Context, retention: &Retention, dry_run: bool) -> Outcome {
     let report = context.read()?.prune_backups(retention, dry_run)?;
-    if context.json {
-        print::json(&report)?;
-    } else if !context.quiet {
-        print::text(&prune_for_people(&report, dry_run))?;
-    }
+    context.confirm(&report, || prune_for_people(&report, dry_run));
     Ok(Ending::Complete)
 }
 

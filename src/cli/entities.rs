@@ -14,7 +14,7 @@ pub(super) fn list(context: &Context, kind: ListKind, status: Option<String>, li
     let store = context.read()?;
     let filter = ListFilter { status, limit };
     match kind {
-        ListKind::Conversations => print_list(context, &store.conversations(&filter)?),
+        ListKind::Conversations => print_list(context, &store.conversations(limit)?),
         ListKind::Tasks => print_list(context, &store.tasks(&filter)?),
         ListKind::Agents => print_list(context, &store.agents(&filter)?),
         ListKind::Projects => print_list(context, &store.projects(&filter)?),

@@ -19,11 +19,7 @@ pub(super) fn run(context: &Context, status_only: bool) -> Outcome {
         backup = context.open()?.upgrade_backup().map(|backup| backup.id.clone());
     }
     let report = Report { status: StateStore::migration_status(&context.state_dir)?, backup };
-    if context.json {
-        print::json(&report)?;
-    } else if !context.quiet {
-        print::text(&for_people(&report))?;
-    }
+    context.confirm(&report, || for_people(&report));
     Ok(Ending::Complete)
 }
 

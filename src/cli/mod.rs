@@ -10,7 +10,8 @@ mod resume;
 mod status;
 mod transfer;
 
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ use agentmux_state::{
 };
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 #[derive(Parser)]
 #[command(
@@ -37,7 +39,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 struct Arguments {
     /// State directory [default: ~/.agentmux/state]
     #[arg(long, global = true, value_name = "DIR", env = "AGENTMUX_STATE_DIR", hide_env_values = true)]
-    state_dir: Option<PathBuf>,
+    state_dir: Option<OsString>,
 
     /// Print one JSON document instead of text for people
     #[arg(long, global = true)]
@@ -47,7 +49,7 @@ struct Arguments {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
-    /// Print errors only
+    /// Print no confirmations, warnings and progress bars
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
 
@@ -253,8 +255,9 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Outcome {
     let state_dir = match arguments.state_dir {
-        Some(state_dir) => state_dir,
-        None => default_state_dir()?,
+        // A variable that is set but empty says nothing.
+        Some(state_dir) if !state_dir.is_empty() => state_dir.into(),
+        _ => default_state_dir()?,
     };
     let context = Context { state_dir, json: arguments.json, quiet: arguments.quiet };
     match arguments.command {
@@ -289,6 +292,21 @@ impl Context {
         StateStore::open_with(&self.state_dir, self.options())
     }
 
+    /// Prints what was done. It is done: where it cannot be printed, that is said, and changes nothing else.
+    fn confirm(&self, report: &impl Serialize, for_people: impl FnOnce() -> String) {
+        let printed = match (self.json, self.quiet) {
+            (true, _) => print::json(report),
+            (false, true) => Ok(()),
+            (false, false) => print::text(&for_people()),
+        };
+        if let Err(error) = printed
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            // Where standard error is gone too, nobody can be told.
+            let _ = writeln!(anstream::stderr(), "done, but the report could not be written: {error}");
+        }
+    }
+
     fn options(&self) -> StoreOptions {
         let progress = if self.quiet { ProgressCallback::default() } else { progress::bars() };
         StoreOptions { progress, ..StoreOptions::default() }
@@ -313,5 +331,11 @@ fn log_to_stderr(verbose: u8, quiet: bool) {
         (_, 2) => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false).without_time().init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
 }

@@ -1,7 +1,7 @@
 //! `import` and `export`
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Seek, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use agentmux_state::{DATABASE_FILE, DirectoryLock, Error, ImportMode, ImportOptions, ImportReport, StateStore};
@@ -19,11 +19,8 @@ pub(super) fn mode(replace: bool, merge: bool) -> ImportMode {
 pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: bool, allow_shrink: bool) -> Outcome {
     let is_stdin = path.as_os_str() == "-";
     let source_name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
-    let mut file = if is_stdin { spool_stdin() } else { File::open(path) }.map_err(|source| Error::Io {
-        action: "read",
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let file = if is_stdin { spool(io::stdin().lock()) } else { open_seekable(path) };
+    let mut file = file.map_err(|source| Error::Io { action: "read", path: source_name.clone().into(), source })?;
     let total_bytes = file.metadata().ok().map(|metadata| metadata.len());
     let options = ImportOptions { mode, strict, allow_shrink, source_name, total_bytes };
 
@@ -34,11 +31,7 @@ pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: b
     }
     let _lock = DirectoryLock::acquire(&context.state_dir)?;
     let report = context.open()?.import_json(reader(&file), options)?;
-    if context.json {
-        print::json(&report)?;
-    } else if !context.quiet {
-        print::text(&import_for_people(&report))?;
-    }
+    context.confirm(&report, || import_for_people(&report));
     Ok(if report.set_aside.is_empty() { Ending::Complete } else { Ending::RecordsSetAside })
 }
 
@@ -55,18 +48,20 @@ pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
         }
         Some(path) => context.read()?.export_to(path)?,
     };
-    if context.json {
-        print::json(&exported)?;
-    } else if !context.quiet {
-        print::text(&format!("Wrote {} ({}).\n", exported.path.display(), print::bytes(exported.bytes)))?;
-    }
+    context.confirm(&exported, || format!("Wrote {} ({}).\n", exported.path.display(), print::bytes(exported.bytes)));
     Ok(Ending::Complete)
 }
 
-/// Standard input in a file without a name, as the document may be read twice.
-fn spool_stdin() -> io::Result<File> {
+/// A file that can be read twice; what cannot be, such as a pipe, is spooled.
+fn open_seekable(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { spool(file) }
+}
+
+/// What a reader gives, in a file without a name.
+fn spool(mut reader: impl Read) -> io::Result<File> {
     let mut file = tempfile::tempfile()?;
-    io::copy(&mut io::stdin().lock(), &mut file)?;
+    io::copy(&mut reader, &mut file)?;
     file.rewind()?;
     Ok(file)
 }

@@ -25,17 +25,24 @@ pub(crate) fn copy_database(
     progress: &ProgressCallback,
     mark: impl FnOnce(&Connection) -> Result<()>,
 ) -> Result<()> {
+    let source_path = source;
     let copy = || {
-        let mut source = connection::open_reader(source)?;
+        let mut source = connection::open_reader(source_path).map_err(|error| error.at(source_path))?;
         // A moment that is held open: a copy in steps would else start anew with each write of others.
         let moment = source.transaction()?;
         moment.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         let mut copy = connection::open_writer(target)?;
-        copy_pages(&moment, &mut copy, Stage::Copying, progress, || Ok(true))?;
+        copy_pages(&moment, &mut copy, Stage::Copying, progress, || Ok(true)).map_err(|error| {
+            match error.at(target) {
+                Error::Corrupt { detail, .. } => corrupt(source_path, detail),
+                other => other,
+            }
+        })?;
         leave_log(&copy, target)?;
         mark(&copy)?;
         progress.report(Stage::Verifying, 0, Some(1));
-        check(&copy, target)?;
+        // What is wrong with a copy was wrong with its source.
+        check(&copy, source_path)?;
         progress.report(Stage::Verifying, 1, Some(1));
         copy.close().map_err(|(_, error)| error)?;
         Ok(())
@@ -118,7 +125,9 @@ fn check(conn: &Connection, path: &Path) -> Result<()> {
         return Err(corrupt(path, verdict));
     }
     let broken: Option<String> = conn.query_row("PRAGMA foreign_key_check", [], |row| row.get(0)).optional()?;
-    broken.map_or(Ok(()), |table| Err(corrupt(path, format!("rows of {table} refer to nothing"))))
+    broken.map_or(Ok(()), |table| {
+        Err(corrupt(path, format!("rows of {table} refer to nothing; `PRAGMA foreign_key_check` names them")))
+    })
 }
 
 fn corrupt(path: &Path, detail: String) -> Error {

@@ -41,6 +41,10 @@ pub(crate) fn unknown_keys<'a>(
 /// A JSON object as text; NULL where there is none.
 pub(crate) fn json(object: Option<&Map<String, serde_json::Value>>) -> Result<ToSqlOutput<'static>> {
     let Some(object) = object else { return Ok(NULL) };
+    if !object.values().all(|value| json::is_within(value, json::MAX_DEPTH - 1)) {
+        let detail = format!("nested deeper than {} levels", json::MAX_DEPTH);
+        return Err(Error::InvalidValue { record: "JSON object".into(), detail });
+    }
     let text = json::to_string(object)
         .map_err(|error| Error::InvalidValue { record: "JSON object".into(), detail: error.to_string() })?;
     Ok(ToSqlOutput::Owned(Value::Text(text)))
@@ -53,19 +57,46 @@ pub(crate) struct RowReader<'r> {
     row: &'r Row<'r>,
     table: &'static str,
     columns: &'static [&'static str],
+    /// What names the list that the row is an item of.
+    owner: &'r [&'r str],
+    /// Columns of the row before those.
+    before: usize,
     next: usize,
 }
 
 impl<'r> RowReader<'r> {
-    pub(crate) fn new(row: &'r Row<'r>, table: &'static str, columns: &'static [&'static str]) -> Self {
-        Self { row, table, columns, next: 0 }
+    /// A row that holds these columns, of which the first is its key.
+    pub(crate) fn of_table(row: &'r Row<'r>, table: &'static str, columns: &'static [&'static str]) -> Self {
+        Self { row, table, columns, owner: &[], before: 0, next: 0 }
+    }
+
+    /// An item of a list: its position, then these columns.
+    pub(crate) fn of_list(
+        row: &'r Row<'r>,
+        table: &'static str,
+        columns: &'static [&'static str],
+        owner: &'r [&'r str],
+    ) -> Self {
+        Self { row, table, columns, owner, before: 1, next: 0 }
+    }
+
+    /// The position of an item in its list.
+    pub(crate) fn position(&self) -> Result<i64> {
+        Ok(self.row.get("position")?)
     }
 
     /// The next column.
     pub(crate) fn get<T: FromSql>(&mut self) -> Result<T> {
         let index = self.next;
         self.next += 1;
-        self.row.get(index).map_err(|error| self.invalid(index, &error))
+        self.row.get(self.before + index).map_err(|error| self.invalid(index, &error))
+    }
+
+    /// The next column, a number that a document can hold.
+    pub(crate) fn finite(&mut self) -> Result<f64> {
+        let index = self.next;
+        let number: f64 = self.get()?;
+        if number.is_finite() { Ok(number) } else { Err(self.invalid(index, &"no finite number")) }
     }
 
     /// The next column, a text that stands for a `T`.
@@ -81,8 +112,12 @@ impl<'r> RowReader<'r> {
     /// The next column, a JSON object or NULL.
     pub(crate) fn optional_json(&mut self) -> Result<Option<Map<String, serde_json::Value>>> {
         let index = self.next;
-        let text: Option<String> = self.get()?;
-        text.map(|text| serde_json::from_str(&text)).transpose().map_err(|error| self.invalid(index, &error))
+        let Some(text) = self.get::<Option<String>>()? else { return Ok(None) };
+        match json::parse(&text) {
+            Ok((serde_json::Value::Object(object), _)) => Ok(Some(object)),
+            Ok(_) => Err(self.invalid(index, &"no JSON object")),
+            Err(error) => Err(self.invalid(index, &error)),
+        }
     }
 
     /// The next column, the keys of an object that this release does not know.
@@ -90,15 +125,17 @@ impl<'r> RowReader<'r> {
         Ok(self.optional_json()?.unwrap_or_default())
     }
 
-    fn invalid(&self, index: usize, error: &dyn std::error::Error) -> Error {
+    fn invalid(&self, index: usize, error: &dyn std::fmt::Display) -> Error {
         let key = self.row.get_ref(0).map(|key| match key {
             ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
             ValueRef::Integer(number) => number.to_string(),
             _ => "?".into(),
         });
+        let key = key.unwrap_or_else(|_| "?".into());
+        let owner: String = self.owner.iter().map(|owner| format!("{owner}, ")).collect();
         Error::InvalidRow {
             table: self.table,
-            row: key.unwrap_or_else(|_| "?".into()),
+            row: if self.before == 0 { key } else { format!("{owner}position {key}") },
             column: self.columns.get(index).copied().unwrap_or("?"),
             detail: error.to_string(),
         }

@@ -3,42 +3,46 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::connection::{self, Durability};
+use super::{backup, migrations};
+use crate::directory::{self, sync_directory};
+use crate::error::{Error, Result};
+use crate::progress::ProgressCallback;
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tempfile::Builder;
-
-use super::connection::{self, Durability};
-use super::{backup, migrations};
-use crate::directory::{private_file, sync_directory};
-use crate::error::{Error, Result};
-use crate::progress::ProgressCallback;
 
 /// An open database: one writer and a pool of readers.
 pub(crate) struct Database {
     path: PathBuf,
     readers: Pool<SqliteConnectionManager>,
-    /// After the readers: the last connection to close tidies the log away, and only a writing one can.
+    /// After the readers, so that it is closed last: a writing connection that closes last tidies the log away.
     writer: Mutex<Writer>,
 }
 
 enum Writer {
     Open(Connection),
+    /// Only what belongs to closing is still written.
+    Closing(Connection, Closed),
     ReadOnly,
     Closed(Closed),
 }
 
 impl Writer {
-    /// The connection, or why there is none.
-    fn open(&mut self, path: &Path) -> Result<&mut Connection> {
-        let directory = || path.parent().unwrap_or(path).to_path_buf();
+    /// The connection, or why there is none. `closing` is what belongs to closing.
+    fn open(&mut self, path: &Path, closing: bool) -> Result<&mut Connection> {
+        let path = path.to_path_buf();
         match self {
             Self::Open(conn) => Ok(conn),
-            Self::ReadOnly => {
-                Err(Error::ReadOnly { path: path.to_path_buf(), detail: "it was opened for reading only".into() })
+            Self::Closing(conn, _) if closing => Ok(conn),
+            Self::ReadOnly => Err(Error::ReadOnly { path, detail: "it was opened for reading only".into() }),
+            Self::Closing(_, why) | Self::Closed(why) => {
+                let path = path.parent().unwrap_or(&path).to_path_buf();
+                Err(match why {
+                    Closed::TakenOver => Error::TakenOver { path },
+                    Closed::ShutDown => Error::ShutDown { path },
+                })
             }
-            Self::Closed(Closed::TakenOver) => Err(Error::TakenOver { path: directory() }),
-            Self::Closed(Closed::ShutDown) => Err(Error::ShutDown { path: directory() }),
         }
     }
 }
@@ -76,6 +80,8 @@ impl Database {
         if !exists(path)? {
             return Err(Error::NoDatabase { path: path.to_path_buf() });
         }
+        // The pool would try for half a minute, and then tell no more than a text.
+        connection::open_reader(path).map_err(|error| error.at(path))?;
         Self::with(path, Writer::ReadOnly, readers)
     }
 
@@ -113,8 +119,21 @@ impl Database {
 
     /// Runs `work` in a write transaction. When this returns `Ok`, the transaction is on the disk; else it left no trace.
     pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.write_as(false, work)
+    }
+
+    /// As [`write`](Self::write), also while the database is being closed.
+    pub(crate) fn write_while_closing<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.write_as(true, work).map_err(|error: Error| error.at(&self.path))
+    }
+
+    fn write_as<T, E: From<Error>>(
+        &self,
+        closing: bool,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut writer = self.writer();
-        let conn = writer.open(&self.path)?;
+        let conn = writer.open(&self.path, closing)?;
         let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         let result = work(&transaction)?;
@@ -133,7 +152,7 @@ impl Database {
     ) -> Result<T> {
         const ATTEMPTS: u32 = 20;
         let mut writer = self.writer();
-        let conn = writer.open(&self.path)?;
+        let conn = writer.open(&self.path, false)?;
         let mut replace = || {
             let observer = connection::open_reader(&self.path)?;
             // Changes whenever another connection has committed.
@@ -151,6 +170,29 @@ impl Database {
             Err(Error::Busy { path: self.path.clone() })
         };
         replace().map_err(|error: Error| error.at(&self.path))
+    }
+
+    /// Whether this database may be written, also while it is being closed.
+    pub(crate) fn require_writable(&self) -> Result<()> {
+        self.writer().open(&self.path, true).map(drop)
+    }
+
+    /// Lets nobody write any more, after the write at hand, but for what belongs to closing.
+    pub(crate) fn begin_closing(&self, why: Closed) {
+        let mut writer = self.writer();
+        *writer = match std::mem::replace(&mut *writer, Writer::ReadOnly) {
+            Writer::Open(conn) => Writer::Closing(conn, why),
+            other => other,
+        };
+    }
+
+    /// Goes on after closing failed.
+    pub(crate) fn cancel_closing(&self) {
+        let mut writer = self.writer();
+        *writer = match std::mem::replace(&mut *writer, Writer::ReadOnly) {
+            Writer::Closing(conn, _) => Writer::Open(conn),
+            other => other,
+        };
     }
 
     /// Closes the writing connection, after the write at hand. Every later write fails and says why.
@@ -181,6 +223,9 @@ fn open_writer(path: &Path, durability: Durability, backup: impl FnOnce() -> Res
 /// Whether the database is there. A log without its database is not taken for the absence of both.
 fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => {
+            Err(Error::NotAStateDatabase { path: path.to_path_buf(), detail: "it is a link".into() })
+        }
         Ok(metadata) if metadata.len() == 0 => {
             Err(Error::NotAStateDatabase { path: path.to_path_buf(), detail: "the file is empty".into() })
         }
@@ -206,25 +251,26 @@ fn exists(path: &Path) -> Result<bool> {
 /// always a loss and never a beginning.
 fn create(path: &Path) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let file = Builder::new()
-        .prefix(".state-")
-        .suffix(".db")
-        .permissions(private_file())
-        .tempfile_in(directory)
-        .map_err(Error::io("create a file in", directory))?;
+    let _turn = directory::lock(directory)?;
+    if exists(path)? {
+        // Another process was first; its database is as good.
+        return Ok(());
+    }
+    directory::remove_temporary_files(directory, &[NEW_PREFIX])?;
+    let file = directory::temporary_file(directory, NEW_PREFIX)?;
     let mut conn = connection::open_writer(file.path())?;
     // Freed pages can be given back to the file system bit by bit; this must be set before the first table.
     conn.pragma_update(None, "auto_vacuum", "incremental")?;
     migrations::create(&mut conn, path)?;
     conn.close().map_err(|(_, error)| error)?;
     file.as_file().sync_all().map_err(Error::io("write", file.path()))?;
-    match file.persist_noclobber(path) {
-        Ok(_) => sync_directory(directory),
-        // Another process was first; its database is as good.
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(Error::io("create", path)(error.error)),
-    }
+    // Closed before it gets its name: closing any handle on a live database drops SQLite's locks on it.
+    let file = file.into_temp_path();
+    file.persist_noclobber(path).map_err(|error| Error::io("create", path)(error.error))?;
+    sync_directory(directory)
 }
+
+const NEW_PREFIX: &str = ".state-";
 
 fn sqlite_error(error: Error) -> rusqlite::Error {
     match error {

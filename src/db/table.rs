@@ -14,15 +14,13 @@ pub(crate) struct Table {
 
 impl Table {
     /// Writes the row, given as one value for each column: inserts it, or updates the columns that differ.
-    ///
-    /// Returns whether the row is new.
-    pub(crate) fn write(&self, conn: &Connection, values: &[ToSqlOutput<'_>]) -> Result<bool> {
+    pub(crate) fn write(&self, conn: &Connection, values: &[ToSqlOutput<'_>]) -> Result<()> {
         let Self { name, columns } = self;
         let mut select = conn.prepare_cached(&self.select(&format!("WHERE {} = ?1", columns[0])))?;
         let mut rows = select.query([&values[0]])?;
         let Some(row) = rows.next()? else {
             conn.prepare_cached(&insert_sql(name, columns.iter()))?.execute(params_from_iter(values))?;
-            return Ok(true);
+            return Ok(());
         };
         let mut changed = Vec::new();
         for (index, value) in values.iter().enumerate() {
@@ -37,7 +35,7 @@ impl Table {
             let parameters = changed.iter().map(|&index| &values[index]).chain([&values[0]]);
             conn.prepare_cached(&sql)?.execute(params_from_iter(parameters))?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Deletes the row with that key; whether there was one.
@@ -57,7 +55,7 @@ impl Table {
         let mut select = conn.prepare_cached(&self.select(condition))?;
         let mut rows = select.query(parameters)?;
         while let Some(row) = rows.next()? {
-            each(RowReader::new(row, self.name, self.columns))?;
+            each(RowReader::of_table(row, self.name, self.columns))?;
         }
         Ok(())
     }
@@ -82,7 +80,7 @@ impl List {
         let mut changed = Vec::new();
         let mut contiguous = true;
         {
-            let mut select = conn.prepare_cached(&self.select("position, "))?;
+            let mut select = conn.prepare_cached(&self.select())?;
             let mut rows = select.query(params_from_iter(owner))?;
             while let Some(row) = rows.next()? {
                 contiguous &= row.get_ref(0)? == ValueRef::Integer(stored as i64);
@@ -118,10 +116,10 @@ impl List {
         owner: &[&str],
         mut each: impl FnMut(RowReader<'_>) -> Result<()>,
     ) -> Result<()> {
-        let mut select = conn.prepare_cached(&self.select(""))?;
+        let mut select = conn.prepare_cached(&self.select())?;
         let mut rows = select.query(params_from_iter(owner))?;
         while let Some(row) = rows.next()? {
-            each(RowReader::new(row, self.table, self.columns))?;
+            each(RowReader::of_list(row, self.table, self.columns, owner))?;
         }
         Ok(())
     }
@@ -161,11 +159,11 @@ impl List {
         Ok(())
     }
 
-    fn select(&self, first: &str) -> String {
+    fn select(&self) -> String {
         let condition: Vec<_> = self.owner.iter().map(|column| format!("{column} = ?")).collect();
         let condition = if condition.is_empty() { "true".into() } else { condition.join(" AND ") };
         let columns = self.columns.join(", ");
-        format!("SELECT {first}{columns} FROM {} WHERE {condition} ORDER BY position", self.table)
+        format!("SELECT position, {columns} FROM {} WHERE {condition} ORDER BY position", self.table)
     }
 
     fn is_item(&self, comparison: &str) -> String {

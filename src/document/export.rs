@@ -1,8 +1,8 @@
 //! Writing the state as a document, row by row: no more than one entity is in memory.
 
 use std::cell::{Cell, RefCell};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,17 +11,15 @@ use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use crate::backup;
-use crate::directory::{self, BACKUP_DIRECTORY, EXPORT_FILE, replace_file};
+use crate::directory::{self, BACKUP_DIRECTORY, EXPORT_FILE, WRITING_PREFIX, is_link, replace_file};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::model::{
-    AgentState, ConversationState, Extra, OrchestratorMetadata, OrchestratorMode, OrchestratorState, ProjectState,
-    SelfImprovementState, TaskState,
+    AgentState, CheckpointReason, ConversationState, Extra, OrchestratorMetadata, OrchestratorMode, OrchestratorState,
+    ProjectState, SelfImprovementState, TaskState, Timestamp,
 };
 use crate::progress::{ProgressCallback, Stage};
-use crate::store::{
-    StateStore, agent, checkpoint, conversation, count_entities, head, project, self_improvement, task,
-};
+use crate::store::{self, StateStore, agent, checkpoint, conversation, head, project, self_improvement, task};
 
 impl StateStore {
     /// Writes the state as a document in the layout of `current-state.json`, as it was in one moment.
@@ -42,10 +40,7 @@ impl StateStore {
     /// # Errors
     /// [`Error::Stream`] where the writer fails.
     pub fn export_json(&self, mut writer: impl Write) -> Result<()> {
-        self.read(|conn| {
-            let head = head::read(conn)?.unwrap_or_else(|| head::new(self.options().clock.now()));
-            write(conn, head, &self.options().progress, &mut writer)
-        })
+        self.read(|conn| write(conn, head::read_or_new(conn, self.now())?, &self.options().progress, &mut writer))
     }
 }
 
@@ -61,31 +56,62 @@ pub struct ExportedFile {
 impl StateStore {
     /// Writes the state as a document to a file. Nobody ever sees a part of it, and a kill leaves the old file or the new.
     ///
-    /// The state directory's own `current-state.json` is [`refresh_export`](Self::refresh_export)'s.
+    /// Through a link, the file that it leads to is replaced. What is no file, such as a pipe, is written to. For the
+    /// state directory's `current-state.json` this is [`refresh_export`](Self::refresh_export).
+    ///
+    /// # Errors
+    /// [`Error::OwnFile`] where the file belongs to the state.
     pub fn export_to(&self, path: &Path) -> Result<ExportedFile> {
-        let metadata = self.read(|conn| {
-            let head = head::read(conn)?.unwrap_or_else(|| head::new(self.options().clock.now()));
-            replace_file(path, |out| write(conn, head, &self.options().progress, out))
+        let target = if is_link(path) { directory::resolve(path)? } else { path.to_path_buf() };
+        let parent = directory::resolve(match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
         })?;
-        Ok(ExportedFile { path: path.to_path_buf(), bytes: metadata.len() })
+        if parent == self.state_dir() && target.file_name() == Some(EXPORT_FILE.as_ref()) {
+            return self.refresh_export();
+        }
+        if parent == self.state_dir() || parent == self.state_dir().join(BACKUP_DIRECTORY) {
+            return Err(Error::OwnFile { path: path.to_path_buf() });
+        }
+        let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+        let bytes = self.read(|conn| {
+            let head = head::read_or_new(conn, self.now())?;
+            let progress = &self.options().progress;
+            if is_special {
+                let file = OpenOptions::new().write(true).open(&target).map_err(Error::io("open", &target))?;
+                let mut out = BufWriter::with_capacity(64 * 1024, file);
+                write(conn, head, progress, &mut out)?;
+                return out.flush().map(|()| 0).map_err(Error::io("write", &target));
+            }
+            replace_file(&target, |out| write(conn, head, progress, out)).map(|metadata| metadata.len())
+        })?;
+        Ok(ExportedFile { path: path.to_path_buf(), bytes })
     }
 
     /// Brings `current-state.json` in the state directory up to date.
     ///
     /// A file there that is not the last export, as the TypeScript service or a person wrote it, is first copied to
     /// `backups/`. Two processes that export at once take turns.
+    ///
+    /// # Errors
+    /// [`Error::NoState`] where nothing was ever written: an empty document must not take the place of a state file.
     pub fn refresh_export(&self) -> Result<ExportedFile> {
+        self.database().require_writable()?;
         let _turn = directory::lock(self.state_dir())?;
-        directory::remove_temporary_files(self.state_dir());
+        directory::remove_temporary_files(self.state_dir(), &[WRITING_PREFIX])?;
         let path = self.state_dir().join(EXPORT_FILE);
-        let last = self.read(checkpoint::last_export)?;
+        let (head, last) = self.read(|conn| Ok((head::read(conn)?, checkpoint::last_export(conn)?)))?;
+        if head.is_none() {
+            return Err(Error::NoState { path: self.database().path().to_path_buf() });
+        }
         self.keep_foreign_file(&path, last.as_ref().map(|(fingerprint, _)| fingerprint.as_str()))?;
         let (metadata, checkpoint_id) = self.read(|conn| {
-            let head = head::read(conn)?.unwrap_or_else(|| head::new(self.options().clock.now()));
+            let head = head::read_or_new(conn, self.now())?;
             let metadata = replace_file(&path, |out| write(conn, head, &self.options().progress, out))?;
             Ok((metadata, checkpoint::last_id(conn)?))
         })?;
-        self.transaction(|conn| checkpoint::note_export(conn, &fingerprint(&metadata), checkpoint_id))?;
+        let note = |conn: &_| checkpoint::note_export(conn, &fingerprint(&metadata), checkpoint_id);
+        self.database().write_while_closing(|transaction| note(transaction))?;
         Ok(ExportedFile { path, bytes: metadata.len() })
     }
 
@@ -102,10 +128,9 @@ impl StateStore {
             return Ok(());
         }
         let label = if last.is_none() { "before-first-export" } else { "changed-export" };
-        let backups = self.state_dir().join(BACKUP_DIRECTORY);
-        directory::create_directory(&backups)?;
-        let now = self.options().clock.now();
-        let copy = backups.join(format!("{}.json", backup::unused_id(self.state_dir(), label, now)));
+        let _turn = backup::Folder::change(self.state_dir())?;
+        let id = backup::unused_id(self.state_dir(), label, self.now());
+        let copy = self.state_dir().join(BACKUP_DIRECTORY).join(format!("{id}.json"));
         let mut file = File::open(path).map_err(Error::io("read", path))?;
         replace_file(&copy, |out| io::copy(&mut file, out).map(drop).map_err(Error::io("write", &copy)))?;
         tracing::info!(copy = %copy.display(), "kept the file that the export is about to replace");
@@ -121,7 +146,7 @@ fn fingerprint(metadata: &fs::Metadata) -> String {
 /// Writes the state that has this head.
 fn write(conn: &Connection, head: OrchestratorState, progress: &ProgressCallback, out: &mut dyn Write) -> Result<()> {
     let failure = RefCell::new(None);
-    let total = count_entities(conn)?;
+    let total = store::counts(conn)?.entities();
     let done = Cell::new(0_u64);
     let written = || {
         done.set(done.get() + 1);
@@ -129,12 +154,27 @@ fn write(conn: &Connection, head: OrchestratorState, progress: &ProgressCallback
             progress.report(Stage::Exporting, done.get(), Some(total));
         }
     };
+    // Named one by one: a field that is added to the state must not be missing from the document.
+    let OrchestratorState {
+        id,
+        version,
+        checkpointed_at,
+        checkpoint_reason,
+        mode,
+        metadata,
+        extra,
+        conversations: _,
+        tasks: _,
+        agents: _,
+        projects: _,
+        self_improvement: _,
+    } = &head;
     let document = Document {
-        id: &head.id,
-        version: &head.version,
-        checkpointed_at: head.checkpointed_at.as_str(),
-        checkpoint_reason: head.checkpoint_reason.as_str(),
-        mode: head.mode.as_ref().map(OrchestratorMode::as_str),
+        id,
+        version,
+        checkpointed_at,
+        checkpoint_reason,
+        mode,
         conversations: List {
             conn,
             read: |conn, each| conversation::read(conn, IN_ORDER, [], each),
@@ -160,8 +200,8 @@ fn write(conn: &Connection, head: OrchestratorState, progress: &ProgressCallback
             failure: &failure,
         },
         self_improvement: self_improvement::read(conn)?,
-        metadata: &head.metadata,
-        extra: &head.extra,
+        metadata,
+        extra,
     };
     json::write_pretty(out, &document).map_err(|error| {
         let name = "the export".to_owned();
@@ -179,10 +219,10 @@ const IN_ORDER: &str = "ORDER BY position";
 struct Document<'d> {
     id: &'d str,
     version: &'d str,
-    checkpointed_at: &'d str,
-    checkpoint_reason: &'d str,
+    checkpointed_at: &'d Timestamp,
+    checkpoint_reason: &'d CheckpointReason,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mode: Option<&'d str>,
+    mode: &'d Option<OrchestratorMode>,
     conversations: List<'d, ConversationState>,
     tasks: List<'d, TaskState>,
     agents: List<'d, AgentState>,

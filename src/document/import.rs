@@ -124,7 +124,7 @@ impl StateStore {
             ImportMode::IntoEmpty | ImportMode::Merge => None,
         };
         self.transaction(|conn| {
-            let is_empty = store::count_entities(conn)? == 0;
+            let is_empty = store::counts(conn)?.entities() == 0;
             let reader = Counted { inner: reader, done: 0, reported: 0, store: self, total: options.total_bytes };
             let mut report = import(conn, now, reader, &options)?;
             if let Some(folder) = backups.filter(|_| !is_empty) {
@@ -194,6 +194,11 @@ impl<R> Counted<'_, R> {
     }
 }
 
+/// When the last checkpoint in a document was made.
+pub(super) fn checkpointed_at(reader: impl BufRead, source_name: &str) -> Result<Timestamp> {
+    Ok(reader::read(reader, source_name, "", &mut Counter::default())?.head.checkpointed_at)
+}
+
 /// Imports a document inside a transaction of the caller's.
 pub(crate) fn import(
     conn: &Connection,
@@ -201,9 +206,9 @@ pub(crate) fn import(
     reader: impl BufRead,
     options: &ImportOptions,
 ) -> Result<ImportReport> {
-    let before = store::count_entities(conn)?;
+    let before = store::counts(conn)?;
     match options.mode {
-        ImportMode::IntoEmpty if before > 0 => {
+        ImportMode::IntoEmpty if before.entities() > 0 => {
             let path = conn.path().map(Into::into).unwrap_or_default();
             return Err(Error::NotEmpty { path });
         }
@@ -215,9 +220,13 @@ pub(crate) fn import(
     let counts = sink.counter.0;
     write_head(conn, &document, options.mode)?;
 
-    let after = store::count_entities(conn)?;
-    if options.mode == ImportMode::Replace && !options.allow_shrink && before > 0 && after * 2 < before {
-        return Err(Error::WouldShrink { before, after });
+    if options.mode == ImportMode::Replace && !options.allow_shrink {
+        let after = store::counts(conn)?;
+        for (before, after) in [(before.entities(), after.entities()), (before.messages, after.messages)] {
+            if before > 0 && after * 2 < before {
+                return Err(Error::WouldShrink { before, after });
+            }
+        }
     }
     report(document, counts, options)
 }
@@ -266,10 +275,10 @@ impl Sink for Writer<'_> {
     fn record(&mut self, record: Record) -> Result<()> {
         match &record {
             // Reading never trims.
-            Record::Conversation(it) => conversation::write(self.conn, it, usize::MAX).map(drop),
-            Record::Task(it) => task::write(self.conn, it).map(drop),
-            Record::Agent(it) => agent::write(self.conn, it).map(drop),
-            Record::Project(it) => project::write(self.conn, it).map(drop),
+            Record::Conversation(it) => conversation::write(self.conn, it, usize::MAX),
+            Record::Task(it) => task::write(self.conn, it),
+            Record::Agent(it) => agent::write(self.conn, it),
+            Record::Project(it) => project::write(self.conn, it),
             Record::SelfImprovement(it) => self_improvement::write(self.conn, it),
         }?;
         self.counter.record(record)

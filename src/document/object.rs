@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::path::Step;
+use crate::json;
 
 /// Why a value cannot be read.
 #[derive(Debug)]
@@ -66,9 +67,17 @@ impl<'c> Object<'c> {
         }
     }
 
-    /// The keys that this release does not know: those that were not taken.
+    /// The keys that this release does not know: those that were not taken. What is nested too deep is set aside.
     pub(super) fn rest(self) -> Map<String, Value> {
-        self.members
+        let Self { mut members, context } = self;
+        if members.values().all(is_shallow) {
+            return members;
+        }
+        for (key, _) in members.iter().filter(|(_, value)| !is_shallow(value)) {
+            context.notice(Step::Key(key.clone()), too_deep().reason, true);
+        }
+        members.retain(|_, value| is_shallow(value));
+        members
     }
 
     /// A text without which the record means nothing.
@@ -134,7 +143,10 @@ impl<'c> Object<'c> {
 
     /// An object that may be missing, whatever it holds.
     pub(super) fn optional_map(&mut self, key: &str) -> Option<Map<String, Value>> {
-        self.optional_with(key, |value, context| Ok(Object::new(value, context)?.rest()))
+        self.optional_with(key, |value, context| match Object::new(value, context)?.members {
+            members if members.values().all(is_shallow) => Ok(members),
+            _ => Err(too_deep()),
+        })
     }
 
     /// A value that should be there; `default` stands in for it, with a warning.
@@ -177,6 +189,15 @@ impl<'c> Object<'c> {
     fn take(&mut self, key: &str) -> Option<Value> {
         self.members.shift_remove(key).filter(|value| !value.is_null())
     }
+}
+
+/// Whether a member of an object of any content is nested no deeper than can be stored.
+pub(super) fn is_shallow(value: &Value) -> bool {
+    json::is_within(value, json::MAX_DEPTH - 1)
+}
+
+pub(super) fn too_deep() -> Unreadable {
+    Unreadable { reason: format!("nested deeper than {} levels", json::MAX_DEPTH) }
 }
 
 fn read_list<T>(

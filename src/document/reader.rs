@@ -6,7 +6,7 @@ use std::io::BufRead;
 use serde_json::{Map, Value};
 
 use super::decode;
-use super::object::{Context, Notice, Object, Readable};
+use super::object::{Context, Notice, Object, Readable, is_shallow, too_deep};
 use super::path::{Path, Step, steps_to, text_at};
 use super::scanner::{RawValue, Scanner};
 use super::value::{ParseError, parse};
@@ -121,7 +121,12 @@ impl<R: BufRead> Reader<'_, R> {
     }
 
     fn member(&mut self) -> Result<()> {
-        let key = self.scanner.key()?;
+        let raw = self.scanner.key()?;
+        let Some(Value::String(key)) = self.parse(&raw)? else { return Err(self.scanner.unexpected("a key")?) };
+        if raw.text.contains("\\u") && key.contains('\u{fffd}') {
+            let message = "half a surrogate pair in a key, read as U+FFFD".to_owned();
+            self.find(Path::member(&key).to_string(), raw.line, message, false);
+        }
         if !self.seen.insert(key.clone()) {
             let value = self.scanner.value()?;
             self.parse(&value)?;
@@ -152,7 +157,8 @@ impl<R: BufRead> Reader<'_, R> {
             }
             _ => {
                 let raw = self.scanner.value()?;
-                if let Some(value) = self.record(&Path::member(&key), &raw, |value, _| Ok(value))? {
+                let shallow = |value| if is_shallow(&value) { Ok(value) } else { Err(too_deep()) };
+                if let Some(value) = self.record(&Path::member(&key), &raw, |value, _| shallow(value))? {
                     self.extra.insert(key, value);
                 }
                 Ok(())
@@ -218,7 +224,7 @@ impl<R: BufRead> Reader<'_, R> {
             }
             Err(ParseError::Malformed(error)) => return Err(self.malformed(raw, &error)),
             Err(ParseError::Unholdable(error)) => {
-                self.set_aside(path, raw, error.to_string())?;
+                self.set_aside(path, raw, without_position(&error))?;
                 return Ok(None);
             }
         };
@@ -363,10 +369,20 @@ fn new_metadata() -> OrchestratorMetadata {
 }
 
 fn refuse_newer(text: &str, source_name: &str) -> Result<()> {
-    let Ok(version) = serde_json::from_str::<String>(text) else { return Ok(()) };
-    if major(&version) > major(STATE_VERSION) {
+    // Also where it is no version number, but begins as one: `2`, `"2.0"`, `"v2.0.0"`.
+    let found = match serde_json::from_str(text) {
+        Ok(Value::String(version)) => version,
+        Ok(Value::Number(number)) => number.to_string(),
+        _ => return Ok(()),
+    };
+    let digits = found.trim_start_matches(['v', 'V', ' ']);
+    let digits = &digits[..digits.bytes().take_while(u8::is_ascii_digit).count()];
+    // Too many digits for a number are a large one.
+    let is_newer =
+        !digits.is_empty() && digits.parse::<u64>().ok().is_none_or(|major| Some(major) > self::major(STATE_VERSION));
+    if is_newer {
         let source_name = source_name.to_owned();
-        return Err(Error::DocumentTooNew { source_name, found: version, supported: STATE_VERSION });
+        return Err(Error::DocumentTooNew { source_name, found, supported: STATE_VERSION });
     }
     Ok(())
 }

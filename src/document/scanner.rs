@@ -61,21 +61,23 @@ impl<'s, R: BufRead> Scanner<'s, R> {
 
     /// Skips a byte order mark at the beginning of the text; whether there was one.
     pub(super) fn skip_byte_order_mark(&mut self) -> Result<bool> {
-        const MARK: &[u8] = "\u{feff}".as_bytes();
-        let found = fill(&mut self.input, self.source_name)?.starts_with(MARK);
-        if found {
-            self.input.consume(MARK.len());
+        // Byte by byte, as a reader may give no more at a time.
+        for (index, &expected) in "\u{feff}".as_bytes().iter().enumerate() {
+            match fill(&mut self.input, self.source_name)?.first() {
+                Some(&found) if found == expected => self.input.consume(1),
+                _ if index == 0 => return Ok(false),
+                _ => return Err(self.error("the text is not UTF-8".into())),
+            }
         }
-        Ok(found)
+        Ok(true)
     }
 
-    /// The key of an object's next member, with the colon behind it taken.
-    pub(super) fn key(&mut self) -> Result<String> {
+    /// The text of the key of an object's next member, with the colon behind it taken.
+    pub(super) fn key(&mut self) -> Result<RawValue> {
         if self.peek()? != Some(b'"') {
             return Err(self.unexpected("a key in double quotes")?);
         }
-        let RawValue { text, line } = self.value()?;
-        let key = serde_json::from_str(&text).map_err(|error| self.error_at(line, error.to_string()))?;
+        let key = self.value()?;
         self.take(b':')?;
         Ok(key)
     }

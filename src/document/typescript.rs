@@ -1,26 +1,54 @@
 //! Finding the state file that the TypeScript service left.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Seek};
 use std::path::{Path, PathBuf};
 
-use crate::directory::{EARLY_EXPORT_FILE, EXPORT_FILE, FORMER_STATE_DIRECTORY};
+use super::import::checkpointed_at;
+use crate::directory::{EARLY_EXPORT_FILE, EXPORT_FILE, RENAMED_STATE_DIRECTORY, is_link};
 use crate::error::{Error, Result};
 
-/// Opens the TypeScript service's state file: under its later name or its early one, in the state directory or, under
-/// the product's former name, elsewhere below the base directory. The first one there is; `None` where there is none.
+/// Opens the TypeScript service's state file: under its later name or its early one, in the state directory or where the
+/// renamed product kept it below the base directory. Of several, the one with the newest checkpoint; `None` where there
+/// is none.
+///
+/// # Errors
+/// Where there are several and one cannot be read: it might be the newest.
 pub(crate) fn typescript_file(state_dir: &Path, base_dir: Option<&Path>) -> Result<Option<(PathBuf, BufReader<File>)>> {
     let home = std::env::home_dir();
-    let former = base_dir.or(home.as_deref()).map(|base| base.join(FORMER_STATE_DIRECTORY));
-    for directory in [Some(state_dir), former.as_deref()].into_iter().flatten() {
+    let renamed = base_dir.or(home.as_deref()).map(|base| base.join(RENAMED_STATE_DIRECTORY));
+    let mut found = Vec::new();
+    for directory in [Some(state_dir), renamed.as_deref()].into_iter().flatten() {
         for name in [EXPORT_FILE, EARLY_EXPORT_FILE] {
             let path = directory.join(name);
             match File::open(&path) {
-                Ok(file) => return Ok(Some((path, BufReader::with_capacity(64 * 1024, file)))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(file) => found.push((path, reader(file))),
+                // A link that leads nowhere is no absence.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !is_link(&path) => {}
                 Err(error) => return Err(Error::io("read", path)(error)),
             }
         }
     }
-    Ok(None)
+    if found.len() < 2 {
+        return Ok(found.pop());
+    }
+    let mut newest = None;
+    for (index, (path, file)) in found.iter_mut().enumerate() {
+        let at = checkpointed_at(&mut *file, &path.display().to_string())?.parse();
+        file.rewind().map_err(Error::io("read", &*path))?;
+        // Of two with the same time, the one that stands first.
+        if newest.is_none_or(|(newest, _)| at > newest) {
+            newest = Some((at, index));
+        }
+    }
+    let chosen = newest.map_or(0, |(_, index)| index);
+    let (path, file) = found.swap_remove(chosen);
+    for (other, _) in &found {
+        tracing::warn!(taken = %path.display(), left = %other.display(), "several state files; the newest is taken over");
+    }
+    Ok(Some((path, file)))
+}
+
+fn reader(file: File) -> BufReader<File> {
+    BufReader::with_capacity(64 * 1024, file)
 }

@@ -1,12 +1,12 @@
 //! From JSON text to a value, losing nothing that JavaScript would have kept.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::fmt;
 
 use memchr::memmem;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use crate::json;
 
 /// A value as parsed.
 pub(super) struct Parsed<'t> {
@@ -29,11 +29,8 @@ pub(super) enum ParseError {
 
 pub(super) fn parse(text: &str) -> Result<Parsed<'_>, ParseError> {
     let (text, lone_surrogates) = replace_lone_surrogates(text);
-    let repeated_keys = RefCell::new(Vec::new());
-    let mut deserializer = serde_json::Deserializer::from_str(&text);
-    let result = Seed(&repeated_keys).deserialize(&mut deserializer);
-    match result.and_then(|value| deserializer.end().map(|()| value)) {
-        Ok(value) => Ok(Parsed { value, text, lone_surrogates, repeated_keys: repeated_keys.into_inner() }),
+    match json::parse(&text) {
+        Ok((value, repeated_keys)) => Ok(Parsed { value, text, lone_surrogates, repeated_keys }),
         Err(error) if serde_json::from_str::<IgnoredAny>(&text).is_ok() => Err(ParseError::Unholdable(error)),
         Err(error) => Err(ParseError::Malformed(error)),
     }
@@ -77,72 +74,6 @@ fn replace_lone_surrogates(text: &str) -> (Cow<'_, str>, Vec<usize>) {
 fn code_unit(bytes: &[u8], at: usize) -> Option<u32> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
     digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
-}
-
-/// Builds a value as serde_json does, and notes repeated keys.
-struct Seed<'k>(&'k RefCell<Vec<String>>);
-
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
-    type Value = Value;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Seed<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(element) = elements.next_element_seed(Seed(self.0))? {
-            list.push(element);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = members.next_key::<String>()? {
-            if object.contains_key(&key) {
-                self.0.borrow_mut().push(key.clone());
-            }
-            object.insert(key, members.next_value_seed(Seed(self.0))?);
-        }
-        Ok(Value::Object(object))
-    }
 }
 
 #[cfg(test)]

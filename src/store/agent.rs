@@ -24,8 +24,8 @@ pub(super) const TABLE: Table = Table {
     ],
 };
 
-/// Writes an agent, new or known. Returns whether it is new.
-pub(crate) fn write(conn: &Connection, agent: &AgentState) -> Result<bool> {
+/// Writes an agent, new or known.
+pub(crate) fn write(conn: &Connection, agent: &AgentState) -> Result<()> {
     let AgentState {
         session_name,
         agent_id,

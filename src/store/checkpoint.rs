@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::{head, run};
-use crate::error::Result;
+use super::{Run, head};
+use crate::error::{Error, Result};
 use crate::model::{ChangeOperation, ChangeType, CheckpointReason, Timestamp};
 
 /// A checkpoint: a marker that says when and why.
@@ -18,10 +18,18 @@ pub struct Checkpoint {
     pub reason: CheckpointReason,
 }
 
-/// Records a checkpoint; what has changed so far is then in the past.
-pub(crate) fn record(conn: &Connection, reason: &CheckpointReason, now: DateTime<Utc>) -> Result<Checkpoint> {
-    head::ensure(conn, now)?;
-    let (checkpoint, uptime) = insert(conn, reason, now)?;
+/// Records a checkpoint; what has changed so far is then in the past. `run` is the run that makes it, where one does.
+pub(crate) fn record(
+    conn: &Connection,
+    reason: &CheckpointReason,
+    now: DateTime<Utc>,
+    run: Option<&Run>,
+) -> Result<Checkpoint> {
+    if head::read(conn)?.is_none() {
+        return Err(Error::NoState { path: conn.path().map(Into::into).unwrap_or_default() });
+    }
+    let checkpoint = insert(conn, reason, now, run)?;
+    let uptime = run.map(|run| uptime_seconds(run, now));
     head::note_checkpoint(conn, &checkpoint.checkpointed_at, reason, uptime)?;
     conn.execute("DELETE FROM changes_since_checkpoint", [])?;
     Ok(checkpoint)
@@ -29,36 +37,33 @@ pub(crate) fn record(conn: &Connection, reason: &CheckpointReason, now: DateTime
 
 /// Records that the state as a whole was replaced by an earlier one, whose document stays word for word: a checkpoint
 /// that the document does not tell of, and a change that tells those who follow the changes to start over.
-pub(crate) fn record_restore(conn: &Connection, now: DateTime<Utc>) -> Result<()> {
-    insert(conn, &CheckpointReason::ErrorRecovery, now)?;
+pub(crate) fn record_restore(conn: &Connection, now: DateTime<Utc>, run: Option<&Run>) -> Result<()> {
+    insert(conn, &CheckpointReason::ErrorRecovery, now, run)?;
     conn.execute("DELETE FROM changes_since_checkpoint", [])?;
     conn.execute("INSERT INTO changes_since_checkpoint VALUES ('state', '', 'replace')", [])?;
     Ok(())
 }
 
-/// Adds a checkpoint of the open run; and that run's uptime in seconds.
-fn insert(conn: &Connection, reason: &CheckpointReason, now: DateTime<Utc>) -> Result<(Checkpoint, Option<i64>)> {
-    let run = run::last(conn)?.filter(|run| run.outcome.is_none());
-    let uptime = run.as_ref().map(|run| uptime_seconds(&run.started_at, now));
+fn insert(conn: &Connection, reason: &CheckpointReason, now: DateTime<Utc>, run: Option<&Run>) -> Result<Checkpoint> {
     let at = Timestamp::from(now);
     conn.execute(
         "INSERT INTO checkpoints (run_id, checkpointed_at, reason, hostname, pid, uptime_seconds)
          VALUES (?, ?, ?, ?, ?, ?)",
         params![
-            run.as_ref().map(|run| run.run_id),
+            run.map(|run| run.run_id),
             at.as_str(),
             reason.as_str(),
             head::hostname(),
             std::process::id(),
-            uptime.unwrap_or(0)
+            run.map_or(0, |run| uptime_seconds(run, now)),
         ],
     )?;
-    Ok((Checkpoint { checkpointed_at: at, reason: reason.clone() }, uptime))
+    Ok(Checkpoint { checkpointed_at: at, reason: reason.clone() })
 }
 
 /// Never negative, also where the clock was set back.
-fn uptime_seconds(started_at: &Timestamp, now: DateTime<Utc>) -> i64 {
-    started_at.parse().map_or(0, |started_at| (now - started_at).num_seconds().max(0))
+fn uptime_seconds(run: &Run, now: DateTime<Utc>) -> i64 {
+    run.started_at.parse().map_or(0, |started_at| (now - started_at).num_seconds().max(0))
 }
 
 /// The newest checkpoint.

@@ -3,7 +3,7 @@
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::db::{RowReader, Table, optional_text, text, unknown_keys};
+use crate::db::{List, RowReader, Table, optional_text, text, unknown_keys};
 use crate::error::{Error, Result};
 use crate::model::{ConversationState, PersistedMessage, SlackContext};
 
@@ -23,12 +23,15 @@ pub(super) const TABLE: Table = Table {
     ],
 };
 
-const MESSAGES: Table =
-    Table { name: "messages", columns: &["position", "role", "content", "timestamp", "agent_name", "extra"] };
+const MESSAGES: List = List {
+    table: "messages",
+    owner: &["conversation_id"],
+    columns: &["role", "content", "timestamp", "agent_name", "extra"],
+};
 
 /// Writes a conversation, new or known, with the newest `limit` of its messages. Messages that are there already are
-/// not written again. Returns whether it is new.
-pub(crate) fn write(conn: &Connection, conversation: &ConversationState, limit: usize) -> Result<bool> {
+/// not written again.
+pub(crate) fn write(conn: &Connection, conversation: &ConversationState, limit: usize) -> Result<()> {
     let ConversationState {
         id,
         source,
@@ -40,7 +43,7 @@ pub(crate) fn write(conn: &Connection, conversation: &ConversationState, limit: 
         last_activity_at,
         extra,
     } = conversation;
-    let new = TABLE.write(
+    TABLE.write(
         conn,
         &[
             text(id),
@@ -55,13 +58,7 @@ pub(crate) fn write(conn: &Connection, conversation: &ConversationState, limit: 
             unknown_keys(extra)?,
         ],
     )?;
-    let messages = &recent_messages[recent_messages.len().saturating_sub(limit)..];
-    if new {
-        insert_messages(conn, id, 0, messages)?;
-    } else {
-        write_messages(conn, id, messages)?;
-    }
-    Ok(new)
+    write_messages(conn, id, &recent_messages[recent_messages.len().saturating_sub(limit)..])
 }
 
 /// Adds a message at the end of a conversation, drops what exceeds `limit`, and moves the conversation's last activity
@@ -156,8 +153,8 @@ fn write_messages(conn: &Connection, id: &str, messages: &[PersistedMessage]) ->
 }
 
 fn read_messages(conn: &Connection, id: &str, mut each: impl FnMut(i64, PersistedMessage) -> Result<()>) -> Result<()> {
-    MESSAGES.read(conn, "WHERE conversation_id = ?1 ORDER BY position", [id], |mut row| {
-        let position = row.get()?;
+    MESSAGES.read(conn, &[id], |mut row| {
+        let position = row.position()?;
         let message = PersistedMessage {
             role: row.text()?,
             content: row.get()?,

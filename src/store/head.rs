@@ -84,29 +84,55 @@ fn from_row(mut row: RowReader<'_>) -> Result<OrchestratorState> {
     })
 }
 
+/// The head, also where nothing was ever written by this library: rows may have been added by hand.
+pub(crate) fn read_or_new(conn: &Connection, now: DateTime<Utc>) -> Result<OrchestratorState> {
+    Ok(read(conn)?.unwrap_or_else(|| new(now)))
+}
+
 /// Writes the head of a state; its entities are not looked at.
 pub(crate) fn write(conn: &Connection, state: &OrchestratorState) -> Result<()> {
-    let metadata = &state.metadata;
+    let OrchestratorState {
+        id,
+        version,
+        checkpointed_at,
+        checkpoint_reason,
+        mode,
+        metadata,
+        extra,
+        conversations: _,
+        tasks: _,
+        agents: _,
+        projects: _,
+        self_improvement: _,
+    } = state;
+    let OrchestratorMetadata {
+        version: metadata_version,
+        hostname,
+        pid,
+        started_at,
+        uptime_seconds,
+        restart_count,
+        extra: metadata_extra,
+    } = metadata;
     TABLE.write(
         conn,
         &[
             integer(1),
-            text(&state.id),
-            text(&state.version),
-            text(state.checkpointed_at.as_str()),
-            text(state.checkpoint_reason.as_str()),
-            optional_text(state.mode.as_ref().map(OrchestratorMode::as_str)),
-            text(&metadata.version),
-            text(&metadata.hostname),
-            integer(metadata.pid),
-            text(metadata.started_at.as_str()),
-            integer(metadata.uptime_seconds),
-            integer(metadata.restart_count),
-            unknown_keys(&metadata.extra)?,
-            unknown_keys(&state.extra)?,
+            text(id),
+            text(version),
+            text(checkpointed_at.as_str()),
+            text(checkpoint_reason.as_str()),
+            optional_text(mode.as_ref().map(OrchestratorMode::as_str)),
+            text(metadata_version),
+            text(hostname),
+            integer(*pid),
+            text(started_at.as_str()),
+            integer(*uptime_seconds),
+            integer(*restart_count),
+            unknown_keys(metadata_extra)?,
+            unknown_keys(extra)?,
         ],
-    )?;
-    Ok(())
+    )
 }
 
 /// Gives the state a head where it has none: before the first write.

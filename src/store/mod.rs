@@ -16,17 +16,21 @@ pub(crate) mod task;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::{DateTime, Utc};
 
 use rusqlite::{Connection, ToSql, Transaction};
 
 pub use checkpoint::Checkpoint;
 pub use run::{Run, RunOutcome};
 pub use set_aside::SetAsideRecord;
+pub(crate) use summary::counts;
 pub use summary::{Counts, StoreSummary};
 
 use crate::backup::{self, Backup};
 use crate::clock::Clock;
-use crate::db::{Closed, Database, Durability, MigrationStatus, Table, migration_status};
+use crate::db::{Database, Durability, MigrationStatus, Table, migration_status};
 use crate::directory::{self, DATABASE_FILE};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -62,7 +66,7 @@ impl Default for StoreOptions {
     }
 }
 
-/// Which entities a list holds.
+/// Which tasks, agents or projects a list holds.
 #[derive(Debug, Clone, Default)]
 pub struct ListFilter {
     /// Only those in this status.
@@ -100,6 +104,8 @@ struct Inner {
     database: Database,
     options: StoreOptions,
     upgrade_backup: Option<Backup>,
+    /// Whether a service has started a run on this store.
+    runs: AtomicBool,
 }
 
 impl StateStore {
@@ -123,7 +129,9 @@ impl StateStore {
                 Some(backup::create(&state_dir, "before-upgrade", options.clock.now(), &options.progress)?);
             Ok(())
         })?;
-        Ok(Self { inner: Arc::new(Inner { state_dir, database, options, upgrade_backup }) })
+        Ok(Self {
+            inner: Arc::new(Inner { state_dir, database, options, upgrade_backup, runs: AtomicBool::new(false) }),
+        })
     }
 
     /// Opens an existing state for reading only; makes and changes nothing.
@@ -146,7 +154,9 @@ impl StateStore {
     pub fn open_read_only_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         let state_dir = existing(state_dir.as_ref())?;
         let database = Database::open_read_only(&state_dir.join(DATABASE_FILE), options.max_readers)?;
-        Ok(Self { inner: Arc::new(Inner { state_dir, database, options, upgrade_backup: None }) })
+        Ok(Self {
+            inner: Arc::new(Inner { state_dir, database, options, upgrade_backup: None, runs: AtomicBool::new(false) }),
+        })
     }
 
     /// Which migrations the database in a state directory has had and is to get. Changes nothing.
@@ -276,7 +286,7 @@ impl StateStore {
         E: From<Error> + Send,
     {
         self.inner.database.write(|transaction| {
-            let now = self.inner.options.clock.now();
+            let now = self.now();
             head::ensure(transaction, now).map_err(|error| error.at(self.inner.database.path()))?;
             work(&Batch { transaction, store: &self.inner })
         })
@@ -307,9 +317,9 @@ impl StateStore {
         self.read(self_improvement::read)
     }
 
-    /// Conversations in the order of the document. A conversation has no status: only the limit counts.
-    pub fn conversations(&self, filter: &ListFilter) -> Result<Vec<ConversationState>> {
-        let filter = ListFilter { status: None, ..filter.clone() };
+    /// Conversations in the order of the document, at most so many.
+    pub fn conversations(&self, limit: Option<u32>) -> Result<Vec<ConversationState>> {
+        let filter = ListFilter { status: None, limit };
         self.read(|conn| all(|each| conversation::read(conn, &filter.condition(), &*filter.parameters(), each)))
     }
 
@@ -332,7 +342,7 @@ impl StateStore {
     ///
     /// A state to which nothing was ever written has the present moment as its id and its last checkpoint.
     pub fn state(&self) -> Result<OrchestratorState> {
-        self.read(|conn| Ok(read_state(conn)?.unwrap_or_else(|| head::new(self.inner.options.clock.now()))))
+        self.read(|conn| read_state(conn, self.now()))
     }
 
     /// What the orchestrator is doing as a whole.
@@ -343,7 +353,7 @@ impl StateStore {
     /// What has changed since the last checkpoint, by anyone, with the entities as they are now.
     pub fn changes(&self) -> Result<StateDiff> {
         self.read(|conn| {
-            let mut diff = StateDiff { timestamp: self.inner.options.clock.now().into(), changes: Vec::new() };
+            let mut diff = StateDiff { timestamp: self.now().into(), changes: Vec::new() };
             for (change_type, id, operation) in checkpoint::changes(conn)? {
                 let data = self.data(conn, &change_type, &id)?;
                 diff.changes.push(StateChange { change_type, operation, id, data });
@@ -372,8 +382,11 @@ impl StateStore {
     }
 
     /// Records a checkpoint: a marker, as every update is on the disk by itself. Does not refresh the JSON export.
+    ///
+    /// # Errors
+    /// [`Error::NoState`] where nothing was ever written.
     pub fn record_checkpoint(&self, reason: &CheckpointReason) -> Result<Checkpoint> {
-        self.transaction(|conn| checkpoint::record(conn, reason, self.inner.options.clock.now()))
+        self.transaction(|conn| checkpoint::record(conn, reason, self.now(), self.own_run(conn)?.as_ref()))
     }
 
     /// The newest run of the orchestrator.
@@ -409,9 +422,18 @@ impl StateStore {
         self.inner.database.write(work).map_err(|error: Error| error.at(self.inner.database.path()))
     }
 
-    /// Ends all writing through this store and its clones, after the write at hand.
-    pub(crate) fn close_writer(&self, why: Closed) {
-        self.inner.database.close_writer(why);
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.inner.options.clock.now()
+    }
+
+    /// From now on, the open run is that of this store's service.
+    pub(crate) fn set_running(&self) {
+        self.inner.runs.store(true, Ordering::Release);
+    }
+
+    /// The run of this store's service.
+    pub(crate) fn own_run(&self, conn: &Connection) -> Result<Option<Run>> {
+        if self.inner.runs.load(Ordering::Acquire) { run::open(conn) } else { Ok(None) }
     }
 
     fn write<T: Send>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T> + Send) -> Result<T> {
@@ -428,7 +450,7 @@ pub struct Batch<'t> {
 impl Batch<'_> {
     /// As [`StateStore::update_conversation`].
     pub fn update_conversation(&self, conversation: &ConversationState) -> Result<()> {
-        self.run(|conn| conversation::write(conn, conversation, self.store.options.message_limit)).map(drop)
+        self.run(|conn| conversation::write(conn, conversation, self.store.options.message_limit))
     }
 
     /// As [`StateStore::append_message`].
@@ -438,17 +460,17 @@ impl Batch<'_> {
 
     /// As [`StateStore::update_task`].
     pub fn update_task(&self, task: &TaskState) -> Result<()> {
-        self.run(|conn| task::write(conn, task)).map(drop)
+        self.run(|conn| task::write(conn, task))
     }
 
     /// As [`StateStore::update_agent`].
     pub fn update_agent(&self, agent: &AgentState) -> Result<()> {
-        self.run(|conn| agent::write(conn, agent)).map(drop)
+        self.run(|conn| agent::write(conn, agent))
     }
 
     /// As [`StateStore::update_project`].
     pub fn update_project(&self, project: &ProjectState) -> Result<()> {
-        self.run(|conn| project::write(conn, project)).map(drop)
+        self.run(|conn| project::write(conn, project))
     }
 
     /// As [`StateStore::update_self_improvement`].
@@ -490,8 +512,19 @@ impl Batch<'_> {
         self.run(|conn| table.delete(conn, key))
     }
 
+    /// Does one thing whole or not at all, also where the caller goes on after it failed.
     fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        work(self.transaction).map_err(|error| error.at(self.store.database.path()))
+        let conn: &Connection = self.transaction;
+        let step = |sql| conn.prepare_cached(sql)?.execute([]).map(drop);
+        let result = step("SAVEPOINT one").map_err(Error::from).and_then(|()| {
+            let result = work(conn);
+            if result.is_err() {
+                step("ROLLBACK TO one")?;
+            }
+            step("RELEASE one")?;
+            result
+        });
+        result.map_err(|error| error.at(self.store.database.path()))
     }
 }
 
@@ -512,16 +545,16 @@ impl ListFilter {
     }
 }
 
-/// Reads the whole state; `None` where nothing was ever written.
-pub(crate) fn read_state(conn: &Connection) -> Result<Option<OrchestratorState>> {
-    let Some(mut state) = head::read(conn)? else { return Ok(None) };
+/// Reads the whole state.
+pub(crate) fn read_state(conn: &Connection, now: DateTime<Utc>) -> Result<OrchestratorState> {
+    let mut state = head::read_or_new(conn, now)?;
     const IN_ORDER: &str = "ORDER BY position";
     state.conversations = all(|each| conversation::read(conn, IN_ORDER, [], each))?;
     state.tasks = all(|each| task::read(conn, IN_ORDER, [], each))?;
     state.agents = all(|each| agent::read(conn, IN_ORDER, [], each))?;
     state.projects = all(|each| project::read(conn, IN_ORDER, [], each))?;
     state.self_improvement = self_improvement::read(conn)?;
-    Ok(Some(state))
+    Ok(state)
 }
 
 /// Deletes all entities; runs, checkpoints and records set aside stay.
@@ -531,11 +564,6 @@ pub(crate) fn clear(conn: &Connection) -> Result<()> {
     }
     self_improvement::clear(conn)?;
     Ok(())
-}
-
-/// How many entities there are.
-pub(crate) fn count_entities(conn: &Connection) -> Result<u64> {
-    Ok(summary::counts(conn)?.entities())
 }
 
 fn existing(state_dir: &Path) -> Result<PathBuf> {

@@ -28,11 +28,11 @@ pub(super) const TABLE: Table = Table {
 const TASKS: List = List { table: "project_tasks", owner: &["project_id"], columns: &["task_id"] };
 const AGENTS: List = List { table: "project_agents", owner: &["project_id"], columns: &["session_name"] };
 
-/// Writes a project, new or known: the rows that differ. Returns whether it is new.
-pub(crate) fn write(conn: &Connection, project: &ProjectState) -> Result<bool> {
+/// Writes a project, new or known: the rows that differ.
+pub(crate) fn write(conn: &Connection, project: &ProjectState) -> Result<()> {
     let ProjectState { id, name, path, status, active_tasks, active_agents, git_state: git, build_state: build, extra } =
         project;
-    let new = TABLE.write(
+    TABLE.write(
         conn,
         &[
             text(id),
@@ -51,8 +51,7 @@ pub(crate) fn write(conn: &Connection, project: &ProjectState) -> Result<bool> {
         ],
     )?;
     TASKS.write_texts(conn, &[id], active_tasks)?;
-    AGENTS.write_texts(conn, &[id], active_agents)?;
-    Ok(new)
+    AGENTS.write_texts(conn, &[id], active_agents)
 }
 
 /// Reads the projects that the rest of a SELECT names, in its order.

@@ -109,6 +109,11 @@ pub(crate) fn last(conn: &Connection) -> Result<Option<Run>> {
     before(conn, i64::MAX)
 }
 
+/// The run that goes on, or that has crashed without anyone having noticed.
+pub(crate) fn open(conn: &Connection) -> Result<Option<Run>> {
+    Ok(last(conn)?.filter(|run| run.outcome.is_none()))
+}
+
 /// The newest run before another one.
 pub(crate) fn before(conn: &Connection, run_id: i64) -> Result<Option<Run>> {
     let sql = "SELECT run_id, hostname, pid, started_at, restart_count, ended_at, outcome

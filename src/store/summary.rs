@@ -55,7 +55,7 @@ impl Counts {
     }
 }
 
-pub(super) fn counts(conn: &Connection) -> Result<Counts> {
+pub(crate) fn counts(conn: &Connection) -> Result<Counts> {
     let sql = "SELECT (SELECT count(*) FROM conversations), (SELECT count(*) FROM messages),
                       (SELECT count(*) FROM tasks), (SELECT count(*) FROM agents), (SELECT count(*) FROM projects),
                       (SELECT count(*) FROM self_improvement), (SELECT count(*) FROM set_aside)";

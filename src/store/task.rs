@@ -41,8 +41,8 @@ const CHECKPOINTS: Table = Table {
 const FILES: List = List { table: "task_checkpoint_files", owner: &["task_id"], columns: &["path"] };
 const ACTIONS: List = List { table: "task_checkpoint_actions", owner: &["task_id"], columns: &["action"] };
 
-/// Writes a task, new or known: the rows that differ. Returns whether it is new.
-pub(crate) fn write(conn: &Connection, task: &TaskState) -> Result<bool> {
+/// Writes a task, new or known: the rows that differ.
+pub(crate) fn write(conn: &Connection, task: &TaskState) -> Result<()> {
     let TaskState {
         id,
         title,
@@ -80,7 +80,7 @@ pub(crate) fn write(conn: &Connection, task: &TaskState) -> Result<bool> {
         ("progress.remainingSteps", remaining_steps),
         ("progress.blockers", blockers),
     ]);
-    let new = TABLE.write(
+    TABLE.write(
         conn,
         &[
             text(id),
@@ -108,13 +108,10 @@ pub(crate) fn write(conn: &Connection, task: &TaskState) -> Result<bool> {
     DEPENDENCIES.write_texts(conn, &[id, "blocked_by"], blocked_by.as_deref().unwrap_or_default())?;
     DEPENDENCIES.write_texts(conn, &[id, "blocks"], blocks.as_deref().unwrap_or_default())?;
     match checkpoint {
-        Some(checkpoint) => write_checkpoint(conn, id, checkpoint)?,
-        None => {
-            // Its lists go with it.
-            CHECKPOINTS.delete(conn, id)?;
-        }
+        Some(checkpoint) => write_checkpoint(conn, id, checkpoint),
+        // Its lists go with it.
+        None => CHECKPOINTS.delete(conn, id).map(drop),
     }
-    Ok(new)
 }
 
 fn write_checkpoint(conn: &Connection, id: &str, checkpoint: &TaskCheckpoint) -> Result<()> {
@@ -154,7 +151,7 @@ pub(crate) fn read(
             project_id: row.get()?,
             ..TaskState::default()
         };
-        task.progress.percent_complete = row.get()?;
+        task.progress.percent_complete = row.finite()?;
         task.progress.current_step = row.get()?;
         task.created_at = row.text()?;
         task.started_at = row.optional_text()?;
