@@ -301,14 +301,18 @@ END;
 CREATE TRIGGER conversations_renamed AFTER UPDATE OF id ON conversations WHEN NEW.id <> OLD.id BEGIN
   -- Its rows elsewhere follow, also where foreign keys are off, as in the sqlite3 shell.
   UPDATE messages SET conversation_id = NEW.id WHERE conversation_id = OLD.id;
-  INSERT INTO changes_since_checkpoint VALUES ('conversation', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('conversation', OLD.id, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'conversation' AND id = OLD.id AND operation = 'undone';
   INSERT INTO changes_since_checkpoint VALUES ('conversation', NEW.id, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
 CREATE TRIGGER conversations_deleted AFTER DELETE ON conversations BEGIN
   -- Nothing is left behind, also where foreign keys are off, as in the sqlite3 shell.
   DELETE FROM messages WHERE conversation_id = OLD.id;
-  INSERT INTO changes_since_checkpoint VALUES ('conversation', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('conversation', OLD.id, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'conversation' AND id = OLD.id AND operation = 'undone';
 END;
 
 CREATE TRIGGER messages_inserted AFTER INSERT ON messages BEGIN
@@ -339,7 +343,9 @@ CREATE TRIGGER tasks_renamed AFTER UPDATE OF id ON tasks WHEN NEW.id <> OLD.id B
   UPDATE task_checkpoints SET task_id = NEW.id WHERE task_id = OLD.id;
   UPDATE task_checkpoint_files SET task_id = NEW.id WHERE task_id = OLD.id;
   UPDATE task_checkpoint_actions SET task_id = NEW.id WHERE task_id = OLD.id;
-  INSERT INTO changes_since_checkpoint VALUES ('task', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('task', OLD.id, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'task' AND id = OLD.id AND operation = 'undone';
   INSERT INTO changes_since_checkpoint VALUES ('task', NEW.id, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
@@ -349,7 +355,9 @@ CREATE TRIGGER tasks_deleted AFTER DELETE ON tasks BEGIN
   DELETE FROM task_blockers WHERE task_id = OLD.id;
   DELETE FROM task_dependencies WHERE task_id = OLD.id;
   DELETE FROM task_checkpoints WHERE task_id = OLD.id;
-  INSERT INTO changes_since_checkpoint VALUES ('task', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('task', OLD.id, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'task' AND id = OLD.id AND operation = 'undone';
 END;
 
 CREATE TRIGGER task_steps_inserted AFTER INSERT ON task_steps BEGIN
@@ -435,12 +443,16 @@ CREATE TRIGGER agents_updated AFTER UPDATE ON agents BEGIN
 END;
 
 CREATE TRIGGER agents_renamed AFTER UPDATE OF session_name ON agents WHEN NEW.session_name <> OLD.session_name BEGIN
-  INSERT INTO changes_since_checkpoint VALUES ('agent', OLD.session_name, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('agent', OLD.session_name, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'agent' AND id = OLD.session_name AND operation = 'undone';
   INSERT INTO changes_since_checkpoint VALUES ('agent', NEW.session_name, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
 CREATE TRIGGER agents_deleted AFTER DELETE ON agents BEGIN
-  INSERT INTO changes_since_checkpoint VALUES ('agent', OLD.session_name, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('agent', OLD.session_name, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'agent' AND id = OLD.session_name AND operation = 'undone';
 END;
 
 CREATE TRIGGER projects_inserted AFTER INSERT ON projects BEGIN
@@ -455,7 +467,9 @@ CREATE TRIGGER projects_renamed AFTER UPDATE OF id ON projects WHEN NEW.id <> OL
   -- Its rows elsewhere follow, also where foreign keys are off, as in the sqlite3 shell.
   UPDATE project_tasks SET project_id = NEW.id WHERE project_id = OLD.id;
   UPDATE project_agents SET project_id = NEW.id WHERE project_id = OLD.id;
-  INSERT INTO changes_since_checkpoint VALUES ('project', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('project', OLD.id, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'project' AND id = OLD.id AND operation = 'undone';
   INSERT INTO changes_since_checkpoint VALUES ('project', NEW.id, 'add') ON CONFLICT DO UPDATE SET operation = 'add';
 END;
 
@@ -463,7 +477,9 @@ CREATE TRIGGER projects_deleted AFTER DELETE ON projects BEGIN
   -- Nothing is left behind, also where foreign keys are off, as in the sqlite3 shell.
   DELETE FROM project_tasks WHERE project_id = OLD.id;
   DELETE FROM project_agents WHERE project_id = OLD.id;
-  INSERT INTO changes_since_checkpoint VALUES ('project', OLD.id, 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('project', OLD.id, 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'project' AND id = OLD.id AND operation = 'undone';
 END;
 
 CREATE TRIGGER project_tasks_inserted AFTER INSERT ON project_tasks BEGIN
@@ -505,7 +521,9 @@ CREATE TRIGGER self_improvement_deleted AFTER DELETE ON self_improvement BEGIN
   DELETE FROM self_improvement_backup_files;
   DELETE FROM self_improvement_checks;
   DELETE FROM self_improvement_rollback_steps;
-  INSERT INTO changes_since_checkpoint VALUES ('self_improvement', '', 'delete') ON CONFLICT DO UPDATE SET operation = 'delete';
+  INSERT INTO changes_since_checkpoint VALUES ('self_improvement', '', 'delete')
+    ON CONFLICT DO UPDATE SET operation = CASE operation WHEN 'add' THEN 'undone' ELSE 'delete' END;
+  DELETE FROM changes_since_checkpoint WHERE entity = 'self_improvement' AND id = '' AND operation = 'undone';
 END;
 
 CREATE TRIGGER self_improvement_target_files_inserted AFTER INSERT ON self_improvement_target_files BEGIN

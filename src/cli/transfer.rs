@@ -46,7 +46,11 @@ pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
                 Err(error) => Err(error.into()),
             };
         }
-        Some(path) => context.read()?.export_to(path)?,
+        Some(path) => match context.read()?.export_to(path) {
+            // The state directory's own export: that one is noted in the database.
+            Err(Error::ReadOnly { .. }) => context.write()?.export_to(path)?,
+            exported => exported?,
+        },
     };
     context.confirm(&exported, || format!("Wrote {} ({}).\n", exported.path.display(), print::bytes(exported.bytes)));
     Ok(Ending::Complete)
