@@ -12,12 +12,12 @@ use std::thread;
 use std::time::Duration;
 
 use agentmux_state::{
-    Clock, Error, ProgressCallback, Retention, RunOutcome, ServiceOptions, Stage, StatePersistenceService, StateStore,
-    StoreOptions, TaskStatus,
+    AgentState, Clock, Error, ProgressCallback, ProjectState, Retention, RunOutcome, ServiceOptions, Stage,
+    StatePersistenceService, StateStore, StoreOptions, TaskStatus,
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use common::{Base, FIXTURE, QUIRKS, TestResult, agent, conversation, export, import, task};
-use rusqlite::Connection;
+use common::{Base, FIXTURE, QUIRKS, TestResult, agent, conversation, export, import, project, task};
+use rusqlite::{Connection, OptionalExtension};
 
 fn backup_path(base: &Base, id: &str) -> PathBuf {
     base.file("backups").join(format!("{id}.db"))
@@ -162,7 +162,15 @@ fn backups_under_writers_that_never_pause_hold_one_moment_each() -> TestResult {
                     store
                         .batch(|batch| {
                             batch.update_task(&task(&format!("left-{writer}"), status()))?;
-                            batch.update_task(&task(&format!("right-{writer}"), status()))
+                            let mut right = task(&format!("right-{writer}"), status());
+                            right.progress.completed_steps = vec![number.to_string()];
+                            right.blocked_by = Some(vec![number.to_string()]);
+                            batch.update_task(&right)?;
+                            let name = format!("w-{writer}");
+                            batch.update_agent(&AgentState { role: number.to_string(), ..agent(&name) })?;
+                            let project = ProjectState { active_tasks: vec![number.to_string()], ..project(&name) };
+                            batch.update_project(&project)?;
+                            batch.update_conversation(&conversation(&name, [number as usize]))
                         })
                         .map_err(|error: Error| error)
                         .expect("it writes");
@@ -184,6 +192,17 @@ fn backups_under_writers_that_never_pause_hold_one_moment_each() -> TestResult {
                     };
                     let (left, right) = (status("left")?, status("right")?);
                     assert_eq!(left, right, "half a batch");
+                    for sql in [
+                        "SELECT step FROM task_steps WHERE task_id = 'right-' || ?1",
+                        "SELECT other_task_id FROM task_dependencies WHERE task_id = 'right-' || ?1",
+                        "SELECT role FROM agents WHERE session_name = 'w-' || ?1",
+                        "SELECT task_id FROM project_tasks WHERE project_id = 'w-' || ?1",
+                        "SELECT substr(content, 9) FROM messages WHERE conversation_id = 'w-' || ?1",
+                    ] {
+                        let found: Option<String> =
+                            copy.query_row(sql, [writer as i64], |row| row.get(0)).optional()?;
+                        assert_eq!(found, (left > 0).then(|| left.to_string()), "{sql}");
+                    }
                     // One more may be written and not yet noted.
                     assert!((before[writer]..=after[writer] + 1).contains(&left), "{left}: {before:?} {after:?}");
                 }

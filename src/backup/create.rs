@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -74,8 +75,13 @@ pub(crate) fn create_in(
         Ok(())
     })?;
     let copy = File::open(file.path()).map_err(Error::io("read", file.path()))?;
-    let (sha256, bytes) = checksum(copy, file.path(), |_| Ok(()))?;
-    file.as_file().sync_all().map_err(Error::io("write", file.path()))?;
+    // The disk and the processor work at the same time.
+    let (synced, hashed) = thread::scope(|scope| {
+        let hashing = scope.spawn(|| checksum(copy, file.path(), |_| Ok(())));
+        (file.as_file().sync_all(), hashing.join())
+    });
+    synced.map_err(Error::io("write", file.path()))?;
+    let (sha256, bytes) = hashed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let path = folder.file(&id);
     let checksum_file = folder.checksum_file(&id);
     replace_file(&checksum_file, |out| writeln!(out, "{sha256}  {id}.db").map_err(Error::io("write", &checksum_file)))?;

@@ -32,6 +32,8 @@ pub(crate) fn copy_database(
         let moment = source.transaction()?;
         moment.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         let mut copy = connection::open_writer(target)?;
+        // Nobody relies on the copy until it is complete; then the caller puts all of it on the disk at once.
+        copy.pragma_update(None, "synchronous", "off")?;
         copy_pages(&moment, &mut copy, Stage::Copying, progress, || Ok(true)).map_err(|error| {
             match error.at(target) {
                 Error::Corrupt { detail, .. } => corrupt(source_path, detail),
