@@ -164,6 +164,18 @@ impl StatePersistenceService {
     /// holds the directory is taken over: its timer stops, and its later writes fail. A service that runs already only
     /// returns its state.
     ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let service = StatePersistenceService::new(Some(state_dir));
+    /// assert!(service.initialize()?.is_none(), "the first start");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InUse`] where another live process holds the directory. [`Error::Document`] and others where the
     /// TypeScript service's file cannot be read: that never counts as a fresh start. Else as [`StateStore::open`]. A
@@ -231,6 +243,22 @@ impl StatePersistenceService {
     }
 
     /// The run before this one, with how it ended; `None` where there was none.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let service = StatePersistenceService::new(Some(state_dir));
+    /// service.initialize()?;
+    /// drop(service); // no shutdown
+    /// let service = StatePersistenceService::new(Some(state_dir));
+    /// service.initialize()?;
+    /// assert_eq!(service.previous_run().unwrap().outcome, Some(RunOutcome::Crashed));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn previous_run(&self) -> Option<Run> {
         self.inner.running(|running| running.previous_run.clone())?
     }
@@ -246,6 +274,20 @@ impl StatePersistenceService {
     }
 
     /// Records a checkpoint and refreshes `current-state.json`. Updates are on the disk without it.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let service = StatePersistenceService::new(Some(state_dir));
+    /// service.initialize()?;
+    /// service.save_state(CheckpointReason::UserRequest)?;
+    /// assert!(service.state_dir().join("current-state.json").exists());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn save_state(&self, reason: CheckpointReason) -> Result<Checkpoint> {
         let store = self.store()?;
         let checkpoint = store.record_checkpoint(&reason)?;
@@ -262,6 +304,22 @@ impl StatePersistenceService {
 
     /// Goes back to a backup, after a safety backup, and refreshes the export; see [`StateStore::restore_backup`]. This
     /// run goes on.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let service = StatePersistenceService::new(Some(state_dir));
+    /// service.initialize()?;
+    /// let id = service.create_backup("good")?;
+    /// service.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// service.restore_from_backup(&id)?;
+    /// assert!(service.state()?.tasks.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such backup.
@@ -361,6 +419,21 @@ impl StatePersistenceService {
 
     /// Ends the run: refuses further updates, stops the periodic checkpoint, records the checkpoint `before_restart`, writes
     /// the export with every update that was acknowledged, and frees the directory. Reads go on. Again does nothing.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let service = StatePersistenceService::new(Some(state_dir));
+    /// service.initialize()?;
+    /// service.prepare_for_shutdown()?;
+    /// assert!(!service.is_initialized());
+    /// assert!(service.state().is_ok(), "it can still be read");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Where the checkpoint fails, the service runs on and this can be tried again. Where only the export fails, the run

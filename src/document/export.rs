@@ -59,6 +59,21 @@ impl StateStore {
     /// Through a link, the file that it leads to is replaced. What is no file, such as a pipe, is written to. For the
     /// state directory's `current-state.json` this is [`refresh_export`](Self::refresh_export).
     ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// # let elsewhere = tempfile::tempdir().unwrap();
+    /// # let path = elsewhere.path().join("copy.json");
+    /// let exported = store.export_to(&path)?;
+    /// assert!(exported.bytes > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OwnFile`] where the file belongs to the state.
     pub fn export_to(&self, path: &Path) -> Result<ExportedFile> {
@@ -92,6 +107,20 @@ impl StateStore {
     ///
     /// A file there that is not the last export, as the TypeScript service or a person wrote it, is first copied to
     /// `backups/`. Two processes that export at once take turns.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// let exported = store.refresh_export()?;
+    /// assert!(exported.path.ends_with("current-state.json"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::NoState`] where nothing was ever written: an empty document must not take the place of a state file.

@@ -4,6 +4,7 @@
 //! them. Every public write is one transaction and is on the disk when it returns.
 
 pub(crate) mod agent;
+mod batch;
 pub(crate) mod checkpoint;
 pub(crate) mod conversation;
 pub(crate) mod head;
@@ -22,6 +23,7 @@ use chrono::{DateTime, Utc};
 
 use rusqlite::{Connection, ToSql, Transaction};
 
+pub use batch::Batch;
 pub use checkpoint::Checkpoint;
 pub use run::{Run, RunOutcome};
 pub use set_aside::SetAsideRecord;
@@ -30,7 +32,7 @@ pub use summary::{Counts, StoreSummary};
 
 use crate::backup::{self, Backup};
 use crate::clock::Clock;
-use crate::db::{Database, Durability, MigrationStatus, Table, migration_status};
+use crate::db::{Database, Durability, MigrationStatus, migration_status};
 use crate::directory::{self, DATABASE_FILE};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -120,6 +122,19 @@ impl StateStore {
     }
 
     /// As [`open`](Self::open), with options.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let options = StoreOptions { message_limit: 200, durability: Durability::Normal, ..StoreOptions::default() };
+    /// let store = StateStore::open_with(state_dir, options)?;
+    /// assert!(store.state()?.tasks.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         let state_dir = directory::prepare(state_dir.as_ref())?;
         let path = state_dir.join(DATABASE_FILE);
@@ -160,6 +175,18 @@ impl StateStore {
     }
 
     /// Which migrations the database in a state directory has had and is to get. Changes nothing.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// StateStore::open(state_dir)?;
+    /// assert!(StateStore::migration_status(state_dir)?.pending.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`open_read_only`](Self::open_read_only), but an outdated schema is none.
@@ -204,6 +231,20 @@ impl StateStore {
     /// Adds a message at the end of a conversation, without reading the others. The newest 50 are kept, and the
     /// conversation's last activity moves on to the message's time where that is later.
     ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_conversation(&ConversationState { id: "C-1".into(), ..Default::default() })?;
+    /// store.append_message("C-1", &PersistedMessage { content: "Ship it.".into(), ..Default::default() })?;
+    /// assert_eq!(store.conversation("C-1")?.unwrap().recent_messages.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such conversation.
     pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
@@ -239,6 +280,20 @@ impl StateStore {
     }
 
     /// Removes a task; whether there was one. Whatever names it elsewhere stays as it is.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// assert!(store.remove_task("T-1")?);
+    /// assert!(!store.remove_task("T-1")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn remove_task(&self, id: &str) -> Result<bool> {
         self.write(|batch| batch.remove_task(id))
     }
@@ -259,6 +314,19 @@ impl StateStore {
     }
 
     /// Sets what the orchestrator is doing as a whole.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.set_mode(&OrchestratorMode::Onboarding)?;
+    /// assert_eq!(store.mode()?, OrchestratorMode::Onboarding);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_mode(&self, mode: &OrchestratorMode) -> Result<()> {
         self.write(|batch| batch.set_mode(mode))
     }
@@ -288,7 +356,7 @@ impl StateStore {
         self.inner.database.write(|transaction| {
             let now = self.now();
             head::ensure(transaction, now).map_err(|error| error.at(self.inner.database.path()))?;
-            work(&Batch { transaction, store: &self.inner })
+            work(&Batch::new(transaction, &self.inner))
         })
     }
 
@@ -324,6 +392,20 @@ impl StateStore {
     }
 
     /// Tasks in the order of the document.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), status: TaskStatus::Paused, ..Default::default() })?;
+    /// let paused = ListFilter { status: Some("paused".into()), limit: Some(10) };
+    /// assert_eq!(store.tasks(&paused)?[0].id, "T-1");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn tasks(&self, filter: &ListFilter) -> Result<Vec<TaskState>> {
         self.read(|conn| all(|each| task::read(conn, &filter.condition(), &*filter.parameters(), each)))
     }
@@ -351,6 +433,20 @@ impl StateStore {
     }
 
     /// What has changed since the last checkpoint, by anyone, with the entities as they are now.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// let changes = store.changes()?.changes;
+    /// assert_eq!((changes[0].id.as_str(), &changes[0].operation), ("T-1", &ChangeOperation::Add));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn changes(&self) -> Result<StateDiff> {
         self.read(|conn| {
             let mut diff = StateDiff { timestamp: self.now().into(), changes: Vec::new() };
@@ -383,6 +479,20 @@ impl StateStore {
 
     /// Records a checkpoint: a marker, as every update is on the disk by itself. Does not refresh the JSON export.
     ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// store.record_checkpoint(&CheckpointReason::TaskCompleted)?;
+    /// assert!(store.changes()?.changes.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoState`] where nothing was ever written.
     pub fn record_checkpoint(&self, reason: &CheckpointReason) -> Result<Checkpoint> {
@@ -395,11 +505,38 @@ impl StateStore {
     }
 
     /// What imports could not read, oldest first.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// let document = r#"{"version": "1.0.0", "tasks": ["not a task"]}"#;
+    /// store.import_json(document.as_bytes(), ImportOptions::default())?;
+    /// assert_eq!(store.set_aside()?[0].content, "\"not a task\"");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_aside(&self) -> Result<Vec<SetAsideRecord>> {
         self.read(set_aside::read)
     }
 
     /// What is there, in numbers.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// assert_eq!(store.summary()?.counts.tasks, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn summary(&self) -> Result<StoreSummary> {
         let backups = backup::count(self.state_dir())?;
         self.read(|conn| summary::read(conn, backups))
@@ -438,93 +575,6 @@ impl StateStore {
 
     fn write<T: Send>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T> + Send) -> Result<T> {
         self.batch(work)
-    }
-}
-
-/// The changes of one transaction; see [`StateStore::batch`].
-pub struct Batch<'t> {
-    transaction: &'t Transaction<'t>,
-    store: &'t Inner,
-}
-
-impl Batch<'_> {
-    /// As [`StateStore::update_conversation`].
-    pub fn update_conversation(&self, conversation: &ConversationState) -> Result<()> {
-        self.run(|conn| conversation::write(conn, conversation, self.store.options.message_limit))
-    }
-
-    /// As [`StateStore::append_message`].
-    pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
-        self.run(|conn| conversation::append(conn, conversation_id, message, self.store.options.message_limit))
-    }
-
-    /// As [`StateStore::update_task`].
-    pub fn update_task(&self, task: &TaskState) -> Result<()> {
-        self.run(|conn| task::write(conn, task))
-    }
-
-    /// As [`StateStore::update_agent`].
-    pub fn update_agent(&self, agent: &AgentState) -> Result<()> {
-        self.run(|conn| agent::write(conn, agent))
-    }
-
-    /// As [`StateStore::update_project`].
-    pub fn update_project(&self, project: &ProjectState) -> Result<()> {
-        self.run(|conn| project::write(conn, project))
-    }
-
-    /// As [`StateStore::update_self_improvement`].
-    pub fn update_self_improvement(&self, state: &SelfImprovementState) -> Result<()> {
-        self.run(|conn| self_improvement::write(conn, state))
-    }
-
-    /// As [`StateStore::remove_conversation`].
-    pub fn remove_conversation(&self, id: &str) -> Result<bool> {
-        self.remove(&conversation::TABLE, id)
-    }
-
-    /// As [`StateStore::remove_task`].
-    pub fn remove_task(&self, id: &str) -> Result<bool> {
-        self.remove(&task::TABLE, id)
-    }
-
-    /// As [`StateStore::remove_agent`].
-    pub fn remove_agent(&self, session_name: &str) -> Result<bool> {
-        self.remove(&agent::TABLE, session_name)
-    }
-
-    /// As [`StateStore::remove_project`].
-    pub fn remove_project(&self, id: &str) -> Result<bool> {
-        self.remove(&project::TABLE, id)
-    }
-
-    /// As [`StateStore::clear_self_improvement`].
-    pub fn clear_self_improvement(&self) -> Result<bool> {
-        self.run(self_improvement::clear)
-    }
-
-    /// As [`StateStore::set_mode`].
-    pub fn set_mode(&self, mode: &OrchestratorMode) -> Result<()> {
-        self.run(|conn| head::set_mode(conn, mode))
-    }
-
-    fn remove(&self, table: &Table, key: &str) -> Result<bool> {
-        self.run(|conn| table.delete(conn, key))
-    }
-
-    /// Does one thing whole or not at all, also where the caller goes on after it failed.
-    fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let conn: &Connection = self.transaction;
-        let step = |sql| conn.prepare_cached(sql)?.execute([]).map(drop);
-        let result = step("SAVEPOINT one").map_err(Error::from).and_then(|()| {
-            let result = work(conn);
-            if result.is_err() {
-                step("ROLLBACK TO one")?;
-            }
-            step("RELEASE one")?;
-            result
-        });
-        result.map_err(|error| error.at(self.store.database.path()))
     }
 }
 

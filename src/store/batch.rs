@@ -1,0 +1,101 @@
+//! Several changes in one transaction.
+
+use rusqlite::{Connection, Transaction};
+
+use super::{Inner, agent, conversation, head, project, self_improvement, task};
+use crate::db::Table;
+use crate::error::{Error, Result};
+use crate::model::{
+    AgentState, ConversationState, OrchestratorMode, PersistedMessage, ProjectState, SelfImprovementState, TaskState,
+};
+
+/// The changes of one transaction; see [`StateStore::batch`].
+pub struct Batch<'t> {
+    transaction: &'t Transaction<'t>,
+    store: &'t Inner,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn new(transaction: &'t Transaction<'t>, store: &'t Inner) -> Self {
+        Self { transaction, store }
+    }
+
+    /// As [`StateStore::update_conversation`].
+    pub fn update_conversation(&self, conversation: &ConversationState) -> Result<()> {
+        self.run(|conn| conversation::write(conn, conversation, self.store.options.message_limit))
+    }
+
+    /// As [`StateStore::append_message`].
+    pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
+        self.run(|conn| conversation::append(conn, conversation_id, message, self.store.options.message_limit))
+    }
+
+    /// As [`StateStore::update_task`].
+    pub fn update_task(&self, task: &TaskState) -> Result<()> {
+        self.run(|conn| task::write(conn, task))
+    }
+
+    /// As [`StateStore::update_agent`].
+    pub fn update_agent(&self, agent: &AgentState) -> Result<()> {
+        self.run(|conn| agent::write(conn, agent))
+    }
+
+    /// As [`StateStore::update_project`].
+    pub fn update_project(&self, project: &ProjectState) -> Result<()> {
+        self.run(|conn| project::write(conn, project))
+    }
+
+    /// As [`StateStore::update_self_improvement`].
+    pub fn update_self_improvement(&self, state: &SelfImprovementState) -> Result<()> {
+        self.run(|conn| self_improvement::write(conn, state))
+    }
+
+    /// As [`StateStore::remove_conversation`].
+    pub fn remove_conversation(&self, id: &str) -> Result<bool> {
+        self.remove(&conversation::TABLE, id)
+    }
+
+    /// As [`StateStore::remove_task`].
+    pub fn remove_task(&self, id: &str) -> Result<bool> {
+        self.remove(&task::TABLE, id)
+    }
+
+    /// As [`StateStore::remove_agent`].
+    pub fn remove_agent(&self, session_name: &str) -> Result<bool> {
+        self.remove(&agent::TABLE, session_name)
+    }
+
+    /// As [`StateStore::remove_project`].
+    pub fn remove_project(&self, id: &str) -> Result<bool> {
+        self.remove(&project::TABLE, id)
+    }
+
+    /// As [`StateStore::clear_self_improvement`].
+    pub fn clear_self_improvement(&self) -> Result<bool> {
+        self.run(self_improvement::clear)
+    }
+
+    /// As [`StateStore::set_mode`].
+    pub fn set_mode(&self, mode: &OrchestratorMode) -> Result<()> {
+        self.run(|conn| head::set_mode(conn, mode))
+    }
+
+    fn remove(&self, table: &Table, key: &str) -> Result<bool> {
+        self.run(|conn| table.delete(conn, key))
+    }
+
+    /// Does one thing whole or not at all, also where the caller goes on after it failed.
+    fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let conn: &Connection = self.transaction;
+        let step = |sql| conn.prepare_cached(sql)?.execute([]).map(drop);
+        let result = step("SAVEPOINT one").map_err(Error::from).and_then(|()| {
+            let result = work(conn);
+            if result.is_err() {
+                step("ROLLBACK TO one")?;
+            }
+            step("RELEASE one")?;
+            result
+        });
+        result.map_err(|error| error.at(self.store.database.path()))
+    }
+}
