@@ -517,6 +517,15 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    /// Without a shutdown, as in a crash: the directory is free, so a store that is still held must not write any more.
+    fn drop(&mut self) {
+        if let Some(store) = self.running(|running| running.store.clone()) {
+            store.database().close_writer(Closed::ShutDown);
+        }
+    }
+}
+
 impl ServiceOptions {
     fn store_options(&self) -> StoreOptions {
         StoreOptions {

@@ -214,6 +214,23 @@ fn every_update_acknowledged_before_a_shutdown_is_in_its_export() -> TestResult 
 }
 
 #[test]
+fn a_store_of_a_service_that_is_gone_writes_no_more() -> TestResult {
+    let base = Base::new()?;
+    let service = base.service();
+    service.initialize()?;
+    let store = service.store()?;
+    let clone = service.clone();
+    drop(service);
+    store.update_task(&task("T-1", TaskStatus::Pending))?;
+    drop(clone);
+    let next = base.service();
+    next.initialize()?;
+    assert!(matches!(store.update_task(&task("T-2", TaskStatus::Pending)), Err(Error::ShutDown { .. })));
+    assert_eq!(store.state()?.tasks.len(), 1, "it can still be read");
+    Ok(())
+}
+
+#[test]
 fn renaming_in_the_shell_takes_along_what_belongs_to_a_row() -> TestResult {
     let base = Base::new()?;
     let store = base.store()?;

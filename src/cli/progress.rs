@@ -25,9 +25,13 @@ pub(super) fn bars() -> ProgressCallback {
                 bar.finish_and_clear();
             }
             stages.remove(&stage);
-        } else if since.elapsed() > PATIENCE {
+        } else if since.elapsed() > PATIENCE || stage == Stage::Verifying {
             let bar = bar.get_or_insert_with(|| new_bar(stage, total));
             bar.set_position(done);
+            if stage == Stage::Verifying {
+                // SQLite does not tell how far it is: the bar at least lives.
+                bar.enable_steady_tick(PATIENCE);
+            }
         }
     })
 }
@@ -41,7 +45,7 @@ fn new_bar(stage: Stage, total: Option<u64>) -> ProgressBar {
         _ => ("Exporting", "{pos}/{len}"),
     };
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let template = format!("{label:<10} {{bar:30}} {{percent:>3}}% {amount}");
+    let template = format!("{label:<10} {{bar:30}} {{percent:>3}}% {amount} {{spinner}}");
     bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
