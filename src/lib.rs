@@ -30,6 +30,7 @@
 //! ```
 
 mod backup;
+mod check;
 mod clock;
 mod db;
 mod directory;
@@ -45,6 +46,7 @@ mod store;
 mod timer;
 
 pub use backup::{Backup, BackupId, BackupVerdict, RestoreReport, Retention, RetentionReport};
+pub use check::{CheckFinding, CheckReport};
 pub use clock::Clock;
 pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration};
 pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir};

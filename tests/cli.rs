@@ -344,6 +344,36 @@ fn backups_are_made_listed_verified_restored_and_thinned_out() -> TestResult {
 }
 
 #[test]
+fn check_tells_what_is_wrong_and_what_is_worth_knowing() -> TestResult {
+    let base = Base::new()?;
+    run(&base, 3, &["import", QUIRKS_PATH]);
+    let report = json(&base, &["check"]);
+    assert_eq!((&report["ok"], &report["problems"]), (&json!(true), &json!([])));
+    let notes: Vec<_> = report["notes"].as_array().expect("a list").iter().map(|it| &it["message"]).collect();
+    assert_eq!(
+        notes,
+        [
+            "task T-1 (blocked_by) names task T-404, which is gone",
+            "agent dev-1 names task T-404, which is gone",
+            "project P-1 names task T-404, which is gone",
+            "imports could not read 4 records; the table set_aside keeps them",
+            "there is no backup",
+        ]
+    );
+    let damage = |sql: &str| base.sql()?.execute_batch(sql);
+    damage("PRAGMA foreign_keys = OFF; UPDATE messages SET conversation_id = 'gone' WHERE position = 0")?;
+    damage("UPDATE agents SET extra = '{'; CREATE TRIGGER evil AFTER DELETE ON tasks BEGIN SELECT 1; END")?;
+    damage("DROP TRIGGER messages_inserted")?;
+    std::fs::write(base.file("backups/backup-5-bad.db"), "no database")?;
+    std::fs::set_permissions(base.file("state.db"), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    let report = json_with(&base, 1, &["check"]);
+    let kinds: Vec<_> = report["problems"].as_array().expect("a list").iter().map(|it| &it["kind"]).collect();
+    assert_eq!(kinds, ["foreign_key", "unreadable", "schema", "schema", "backup", "permissions"], "{report}");
+    assert!(text(run(&base, 1, &["check"])).contains("6 problems:"));
+    Ok(())
+}
+
+#[test]
 fn output_for_people_holds_nothing_that_a_terminal_obeys() -> TestResult {
     let base = Base::new()?;
     let mut hostile = task("T-\u{1b}[2J", TaskStatus::Other("\u{1b}]0;x\u{7}".into()));

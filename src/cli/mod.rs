@@ -1,6 +1,7 @@
 //! The command line: arguments to library calls to output.
 
 mod backup;
+mod check;
 mod checkpoint;
 mod entities;
 mod migrate;
@@ -118,6 +119,12 @@ enum Command {
     /// Make, list, verify, restore and thin out backups
     #[command(subcommand)]
     Backup(BackupCommand),
+
+    /// Check that everything is as it should be. Exits 1 where something is wrong
+    ///
+    /// The database's integrity and references, that every row can be read, the schema, the export, the newest backup, permissions.
+    /// References to what is gone and records set aside are noted. Nothing is changed.
+    Check,
 
     /// List conversations, tasks, agents or projects, a line each
     List {
@@ -269,6 +276,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Status => status::run(&context),
         Command::Resume { now } => resume::run(&context, now),
         Command::Checkpoint { reason } => checkpoint::run(&context, &reason),
+        Command::Check => check::run(&context),
         Command::Backup(command) => backup::run(&context, command),
         Command::List { kind, status, limit } => entities::list(&context, kind, status, limit),
         Command::Show { kind, id } => entities::show(&context, kind, &id),

@@ -143,12 +143,26 @@ pub(crate) fn verify_database(path: &Path) -> Result<()> {
         let conn = connection::open_reader(path)?;
         let status = migrations::status(&conn, path)?;
         check(&conn, path)?;
-        if schema(&conn)? != schema(&migrations::fresh(status.schema_version)?)? {
-            return Err(corrupt(path, format!("its schema is not that of version {}", status.schema_version)));
+        match schema_differences_from(&conn, status.schema_version)?.into_iter().next() {
+            Some(difference) => Err(corrupt(path, difference)),
+            None => Ok(()),
         }
-        Ok(())
     };
     verify().map_err(|error: Error| error.at(path))
+}
+
+/// In what the schema of a database differs from the one that this release's migrations make.
+pub(crate) fn schema_differences(conn: &Connection) -> Result<Vec<String>> {
+    schema_differences_from(conn, migrations::LATEST_SCHEMA_VERSION)
+}
+
+fn schema_differences_from(conn: &Connection, version: u32) -> Result<Vec<String>> {
+    let (found, expected) = (schema(conn)?, schema(&migrations::fresh(version)?)?);
+    let added = found.iter().filter(|it| !expected.contains(it));
+    let added = added.map(|(kind, name, _)| format!("{kind} {name} is not as in version {version} of the schema"));
+    let missing = expected.iter().filter(|it| !found.iter().any(|found| found.0 == it.0 && found.1 == it.1));
+    let missing = missing.map(|(kind, name, _)| format!("{kind} {name} is missing from the schema"));
+    Ok(added.chain(missing).collect())
 }
 
 /// Everything that a schema defines, in order; without what Litestream adds.

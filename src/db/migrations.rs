@@ -24,7 +24,7 @@ mod embedded {
 const STATE_VERSIONS: &[(u32, &str)] = &[(1, "1.0.0"), (2, "1.0.0")];
 
 /// The schema version of this release.
-pub(crate) const LATEST_SCHEMA_VERSION: u32 = STATE_VERSIONS[STATE_VERSIONS.len() - 1].0;
+pub(super) const LATEST_SCHEMA_VERSION: u32 = STATE_VERSIONS[STATE_VERSIONS.len() - 1].0;
 
 /// Marks a file as a state database: `AMXS`.
 const APPLICATION_ID: i32 = 0x414d_5853;

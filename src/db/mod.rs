@@ -11,7 +11,7 @@ mod database;
 mod migrations;
 mod table;
 
-pub(crate) use backup::{backup_label, copy_database, prepare_copy, verify_database};
+pub(crate) use backup::{backup_label, copy_database, prepare_copy, schema_differences, verify_database};
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
 pub(crate) use database::{Closed, Database};

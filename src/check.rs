@@ -1,0 +1,183 @@
+//! Whether everything is as it should be. Reports facts, changes nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rusqlite::Connection;
+use serde::Serialize;
+
+use crate::db::schema_differences;
+use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, EXPORT_FILE};
+use crate::error::Result;
+use crate::store::{self, StateStore, checkpoint};
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckReport {
+    /// Whether there is no problem.
+    pub ok: bool,
+    /// What is wrong and needs somebody.
+    pub problems: Vec<CheckFinding>,
+    /// What is worth knowing and may well be meant.
+    pub notes: Vec<CheckFinding>,
+}
+
+/// Something that a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckFinding {
+    /// What kind of thing it is: `integrity`, `foreign_key`, `unreadable`, `schema`, `dangling_reference`, `set_aside`,
+    /// `export`, `backup` or `permissions`.
+    pub kind: &'static str,
+    /// What it is, and on which file or record.
+    pub message: String,
+}
+
+/// How many findings of one kind are told one by one.
+const MOST: usize = 100;
+
+/// References that may lead nowhere: entities vanish without those that name them. What names, and the name of what is gone.
+const REFERENCES: [&str; 6] = [
+    "SELECT 'task ' || id, 'agent ' || assigned_to FROM tasks
+     WHERE assigned_to IS NOT NULL AND assigned_to NOT IN (SELECT session_name FROM agents) ORDER BY position",
+    "SELECT 'task ' || id, 'project ' || project_id FROM tasks
+     WHERE project_id IS NOT NULL AND project_id NOT IN (SELECT id FROM projects) ORDER BY position",
+    "SELECT 'task ' || task_id || ' (' || relation || ')', 'task ' || other_task_id FROM task_dependencies
+     WHERE other_task_id NOT IN (SELECT id FROM tasks) ORDER BY task_id, relation, position",
+    "SELECT 'agent ' || session_name, 'task ' || current_task_id FROM agents
+     WHERE current_task_id IS NOT NULL AND current_task_id NOT IN (SELECT id FROM tasks) ORDER BY position",
+    "SELECT 'project ' || project_id, 'task ' || task_id FROM project_tasks
+     WHERE task_id NOT IN (SELECT id FROM tasks) ORDER BY project_id, position",
+    "SELECT 'project ' || project_id, 'agent ' || session_name FROM project_agents
+     WHERE session_name NOT IN (SELECT session_name FROM agents) ORDER BY project_id, position",
+];
+
+impl StateStore {
+    /// Checks the database's integrity, its references, that every row can be read, its schema, the export, the newest
+    /// backup and the permissions; and notes references to entities that are gone and records set aside. Changes nothing.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = agentmux_state::StateStore::open(dir.path())?;
+    /// assert!(store.check()?.ok);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check(&self) -> Result<CheckReport> {
+        let mut findings = Findings::default();
+        self.read(|conn| {
+            integrity(conn, &mut findings)?;
+            // Rows that cannot be read are a finding; that SQLite cannot read them was found above.
+            if let Err(error) = store::read_state(conn, self.now()) {
+                findings.problem("unreadable", error.to_string());
+            }
+            for difference in schema_differences(conn)? {
+                findings.problem("schema", difference);
+            }
+            dangling_references(conn, &mut findings)?;
+            let set_aside = store::counts(conn)?.set_aside;
+            if set_aside > 0 {
+                let message = format!("imports could not read {set_aside} records; the table set_aside keeps them");
+                findings.note("set_aside", message);
+            }
+            self.check_export(conn, &mut findings)
+        })?;
+        self.check_backups(&mut findings)?;
+        permissions(self.state_dir(), &mut findings);
+        let Findings { problems, notes } = findings;
+        Ok(CheckReport { ok: problems.is_empty(), problems, notes })
+    }
+
+    fn check_export(&self, conn: &Connection, findings: &mut Findings) -> Result<()> {
+        let is_there = self.state_dir().join(EXPORT_FILE).exists();
+        if checkpoint::last_export(conn)?.is_none() {
+            return Ok(());
+        }
+        if !is_there {
+            findings.note("export", format!("{EXPORT_FILE} is gone; the next checkpoint writes it again"));
+        } else if checkpoint::export_is_behind(conn)? {
+            findings.note("export", format!("{EXPORT_FILE} is older than the last checkpoint"));
+        }
+        Ok(())
+    }
+
+    fn check_backups(&self, findings: &mut Findings) -> Result<()> {
+        let Some(newest) = self.list_backups()?.into_iter().next() else {
+            findings.note("backup", "there is no backup".into());
+            return Ok(());
+        };
+        for verdict in self.verify_backups(Some(&newest.id))? {
+            for problem in verdict.problems {
+                findings.problem("backup", format!("the newest backup, {}, cannot be trusted: {problem}", verdict.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Findings {
+    problems: Vec<CheckFinding>,
+    notes: Vec<CheckFinding>,
+}
+
+impl Findings {
+    fn problem(&mut self, kind: &'static str, message: String) {
+        self.problems.push(CheckFinding { kind, message });
+    }
+
+    fn note(&mut self, kind: &'static str, message: String) {
+        self.notes.push(CheckFinding { kind, message });
+    }
+}
+
+fn integrity(conn: &Connection, findings: &mut Findings) -> Result<()> {
+    let mut select = conn.prepare(&format!("PRAGMA integrity_check({MOST})"))?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let verdict: String = row.get(0)?;
+        if verdict != "ok" {
+            findings.problem("integrity", verdict);
+        }
+    }
+    let mut select = conn.prepare("SELECT \"table\", count(*) FROM pragma_foreign_key_check GROUP BY 1")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (table, number): (String, u64) = (row.get(0)?, row.get(1)?);
+        findings.problem("foreign_key", format!("{number} rows of {table} belong to nothing"));
+    }
+    Ok(())
+}
+
+fn dangling_references(conn: &Connection, findings: &mut Findings) -> Result<()> {
+    let mut found = 0;
+    for sql in REFERENCES {
+        let mut select = conn.prepare(sql)?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            found += 1;
+            if found <= MOST {
+                let (from, to): (String, String) = (row.get(0)?, row.get(1)?);
+                findings.note("dangling_reference", format!("{from} names {to}, which is gone"));
+            }
+        }
+    }
+    if found > MOST {
+        findings.note("dangling_reference", format!("{} more references to what is gone", found - MOST));
+    }
+    Ok(())
+}
+
+fn permissions(state_dir: &Path, findings: &mut Findings) {
+    for name in ["", DATABASE_FILE, EXPORT_FILE, BACKUP_DIRECTORY] {
+        let path = if name.is_empty() { state_dir.to_path_buf() } else { state_dir.join(name) };
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let message = format!("{} can be reached by others (mode {mode:04o}); `chmod go=` it", path.display());
+            findings.problem("permissions", message);
+        }
+    }
+}

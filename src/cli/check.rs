@@ -1,0 +1,29 @@
+//! `check`
+
+use agentmux_state::CheckReport;
+
+use super::{Context, Ending, Outcome, print};
+
+pub(super) fn run(context: &Context) -> Outcome {
+    let report = context.read()?.check()?;
+    if context.json {
+        print::json(&report)?;
+    } else {
+        print::text(&for_people(&report))?;
+    }
+    Ok(if report.ok { Ending::Complete } else { Ending::ProblemsFound })
+}
+
+fn for_people(report: &CheckReport) -> String {
+    let mut text = match report.problems.len() {
+        0 => "Nothing is wrong.\n".to_owned(),
+        number => format!("{}:\n", print::count(number as u64, "problem")),
+    };
+    let line = |kind, message| format!("  {kind}: {}\n", print::clean(message));
+    text.extend(report.problems.iter().map(|it| line(it.kind, &it.message)));
+    if !report.notes.is_empty() {
+        text.push_str("\nWorth knowing:\n");
+        text.extend(report.notes.iter().map(|it| line(it.kind, &it.message)));
+    }
+    text
+}
