@@ -9,7 +9,7 @@ use crate::model::{
     AgentState, ConversationState, OrchestratorMode, PersistedMessage, ProjectState, SelfImprovementState, TaskState,
 };
 
-/// The changes of one transaction; see [`StateStore::batch`].
+/// The changes of one transaction; see [`StateStore::batch`](crate::StateStore::batch).
 pub struct Batch<'t> {
     transaction: &'t Transaction<'t>,
     store: &'t Inner,
@@ -20,62 +20,62 @@ impl<'t> Batch<'t> {
         Self { transaction, store }
     }
 
-    /// As [`StateStore::update_conversation`].
+    /// As [`StateStore::update_conversation`](crate::StateStore::update_conversation).
     pub fn update_conversation(&self, conversation: &ConversationState) -> Result<()> {
         self.run(|conn| conversation::write(conn, conversation, self.store.options.message_limit))
     }
 
-    /// As [`StateStore::append_message`].
+    /// As [`StateStore::append_message`](crate::StateStore::append_message).
     pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
         self.run(|conn| conversation::append(conn, conversation_id, message, self.store.options.message_limit))
     }
 
-    /// As [`StateStore::update_task`].
+    /// As [`StateStore::update_task`](crate::StateStore::update_task).
     pub fn update_task(&self, task: &TaskState) -> Result<()> {
         self.run(|conn| task::write(conn, task))
     }
 
-    /// As [`StateStore::update_agent`].
+    /// As [`StateStore::update_agent`](crate::StateStore::update_agent).
     pub fn update_agent(&self, agent: &AgentState) -> Result<()> {
         self.run(|conn| agent::write(conn, agent))
     }
 
-    /// As [`StateStore::update_project`].
+    /// As [`StateStore::update_project`](crate::StateStore::update_project).
     pub fn update_project(&self, project: &ProjectState) -> Result<()> {
         self.run(|conn| project::write(conn, project))
     }
 
-    /// As [`StateStore::update_self_improvement`].
+    /// As [`StateStore::update_self_improvement`](crate::StateStore::update_self_improvement).
     pub fn update_self_improvement(&self, state: &SelfImprovementState) -> Result<()> {
         self.run(|conn| self_improvement::write(conn, state))
     }
 
-    /// As [`StateStore::remove_conversation`].
+    /// As [`StateStore::remove_conversation`](crate::StateStore::remove_conversation).
     pub fn remove_conversation(&self, id: &str) -> Result<bool> {
         self.remove(&conversation::TABLE, id)
     }
 
-    /// As [`StateStore::remove_task`].
+    /// As [`StateStore::remove_task`](crate::StateStore::remove_task).
     pub fn remove_task(&self, id: &str) -> Result<bool> {
         self.remove(&task::TABLE, id)
     }
 
-    /// As [`StateStore::remove_agent`].
+    /// As [`StateStore::remove_agent`](crate::StateStore::remove_agent).
     pub fn remove_agent(&self, session_name: &str) -> Result<bool> {
         self.remove(&agent::TABLE, session_name)
     }
 
-    /// As [`StateStore::remove_project`].
+    /// As [`StateStore::remove_project`](crate::StateStore::remove_project).
     pub fn remove_project(&self, id: &str) -> Result<bool> {
         self.remove(&project::TABLE, id)
     }
 
-    /// As [`StateStore::clear_self_improvement`].
+    /// As [`StateStore::clear_self_improvement`](crate::StateStore::clear_self_improvement).
     pub fn clear_self_improvement(&self) -> Result<bool> {
         self.run(self_improvement::clear)
     }
 
-    /// As [`StateStore::set_mode`].
+    /// As [`StateStore::set_mode`](crate::StateStore::set_mode).
     pub fn set_mode(&self, mode: &OrchestratorMode) -> Result<()> {
         self.run(|conn| head::set_mode(conn, mode))
     }
