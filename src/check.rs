@@ -60,7 +60,8 @@ impl StateStore {
     /// ```
     /// # fn main() -> agentmux_state::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
-    /// let store = agentmux_state::StateStore::open(dir.path())?;
+    /// # let state_dir = dir.path().join("state");
+    /// let store = agentmux_state::StateStore::open(state_dir)?;
     /// assert!(store.check()?.ok);
     /// # Ok(())
     /// # }
