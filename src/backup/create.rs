@@ -33,7 +33,7 @@ impl StateStore {
     /// # }
     /// ```
     pub fn create_backup(&self, label: &str) -> Result<Backup> {
-        create(self.state_dir(), label, self.options().clock.now(), &self.options().progress)
+        create(self.state_dir(), label, self.now(), &self.options().progress)
     }
 }
 
@@ -43,7 +43,7 @@ impl StateStore {
         let newest = Folder::look(self.state_dir()).entries()?.first().map(Backup::time);
         let Some(checkpoint) = self.read(checkpoint::last)? else { return Ok(false) };
         let Some(newest) = newest else { return Ok(true) };
-        let age = self.options().clock.now().signed_duration_since(newest);
+        let age = self.now().signed_duration_since(newest);
         // A backup from the future, as a clock that was set back leaves it, must not put off the next one for long.
         let is_old = age.abs().to_std().is_ok_and(|age| age >= interval);
         Ok(is_old && checkpoint.checkpointed_at.parse().is_none_or(|at| at > newest || age < TimeDelta::zero()))

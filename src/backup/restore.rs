@@ -3,9 +3,9 @@
 //! The backup itself is only read: it is copied, verified, brought to this release's schema, and given what must not go
 //! backwards; then the copy replaces the live database in one transaction of SQLite's backup API.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Write};
-use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params_from_iter, types::Value};
@@ -18,7 +18,8 @@ use crate::db::{prepare_copy, verify_database};
 use crate::directory::temporary_file;
 use crate::document::{ImportMode, ImportOptions, import};
 use crate::error::{Error, Result};
-use crate::store::{Run, StateStore, checkpoint, head, run};
+use crate::model::OrchestratorMetadata;
+use crate::store::{Run, StateStore, checkpoint, head, run, set_aside};
 
 const SAFETY_LABEL: &str = "before-restore";
 
@@ -60,7 +61,7 @@ impl StateStore {
     pub fn restore_backup(&self, id: &str) -> Result<RestoreReport> {
         let folder = Folder::change(self.state_dir())?;
         let backup = folder.find(id)?;
-        let now = self.options().clock.now();
+        let now = self.now();
         let safety = || create_in(&folder, self.state_dir(), SAFETY_LABEL, now, &self.options().progress);
         let safety_backup = if backup.is_document() {
             self.restore_document(&backup, now, safety)
@@ -90,7 +91,7 @@ impl StateStore {
             too_new @ Error::SchemaTooNew { .. } => too_new,
             other => damaged(other.to_string().replace(&copy.path().display().to_string(), "it")),
         })?;
-        self.replace_by(copy.path(), || {
+        self.database().replace_by(copy.path(), &self.options().progress, || {
             let safety = safety()?;
             self.read(|live| {
                 prepare_copy(copy.path(), |copy| carry_over(live, copy, now, self.own_run(live)?.as_ref()))
@@ -124,7 +125,7 @@ impl StateStore {
 }
 
 /// The metadata of the run that goes on, in a state that was restored.
-fn keep_run(conn: &Connection, live: &crate::model::OrchestratorMetadata) -> Result<()> {
+fn keep_run(conn: &Connection, live: &OrchestratorMetadata) -> Result<()> {
     let Some(mut state) = head::read(conn)? else { return Ok(()) };
     state.metadata.hostname = live.hostname.clone();
     state.metadata.pid = live.pid;
@@ -168,11 +169,9 @@ fn carry_over(live: &Connection, copy: &Connection, now: DateTime<Utc>, present:
 }
 
 fn keep_set_aside(live: &Connection, copy: &Connection) -> Result<()> {
-    let kept = crate::store::set_aside::read(copy)?;
-    for record in crate::store::set_aside::read(live)? {
-        if !kept.contains(&record) {
-            crate::store::set_aside::insert(copy, &record)?;
-        }
+    let kept: HashSet<_> = set_aside::read(copy)?.into_iter().collect();
+    for record in set_aside::read(live)?.iter().filter(|record| !kept.contains(record)) {
+        set_aside::insert(copy, record)?;
     }
     Ok(())
 }
@@ -189,10 +188,4 @@ fn copy_rows(from: &Connection, to: &Connection, table: &str) -> Result<()> {
         insert.execute(params_from_iter(values))?;
     }
     Ok(())
-}
-
-impl StateStore {
-    fn replace_by(&self, copy: &Path, before: impl FnMut() -> Result<Backup>) -> Result<Backup> {
-        self.database().replace_by(copy, &self.options().progress, before)
-    }
 }

@@ -92,7 +92,7 @@ impl StateStore {
         let folder = if dry_run { Folder::look(self.state_dir()) } else { Folder::change(self.state_dir())? };
         let backups = folder.entries()?;
         let times: Vec<_> = backups.iter().map(Backup::time).collect();
-        let mut keep = retention.keep(&times, self.options().clock.now());
+        let mut keep = retention.keep(&times, self.now());
         // Mostly the first that is looked at is good, and is kept anyway.
         let is_kept = |index: &usize, keep: &[bool]| keep[*index];
         let order = (0..backups.len()).filter(|index| is_kept(index, &keep));

@@ -19,7 +19,9 @@ use crate::model::{
     ProjectState, SelfImprovementState, TaskState, Timestamp,
 };
 use crate::progress::{ProgressCallback, Stage};
-use crate::store::{self, StateStore, agent, checkpoint, conversation, head, project, self_improvement, task};
+use crate::store::{
+    self, IN_ORDER, StateStore, agent, checkpoint, conversation, head, project, self_improvement, task,
+};
 
 impl StateStore {
     /// Writes the state as a document in the layout of `current-state.json`, as it was in one moment.
@@ -139,8 +141,8 @@ impl StateStore {
             let metadata = replace_file(&path, |out| write(conn, head, &self.options().progress, out))?;
             Ok((metadata, checkpoint::last_id(conn)?))
         })?;
-        let note = |conn: &_| checkpoint::note_export(conn, &fingerprint(&metadata), checkpoint_id);
-        self.database().write_while_closing(|transaction| note(transaction))?;
+        self.database()
+            .write_while_closing(|conn| checkpoint::note_export(conn, &fingerprint(&metadata), checkpoint_id))?;
         Ok(ExportedFile { path, bytes: metadata.len() })
     }
 
@@ -239,8 +241,6 @@ fn write(conn: &Connection, head: OrchestratorState, progress: &ProgressCallback
     progress.report(Stage::Exporting, total, Some(total));
     Ok(())
 }
-
-const IN_ORDER: &str = "ORDER BY position";
 
 /// The document, in the order of its keys; as `OrchestratorState`, but with lists that are read while they are written.
 #[derive(Serialize)]

@@ -118,7 +118,7 @@ impl StateStore {
     /// [`Error::Document`] where it is no document, [`Error::DocumentTooNew`], [`Error::DocumentProblems`] with
     /// `strict`, [`Error::NotEmpty`], [`Error::WouldShrink`]: nothing was changed.
     pub fn import_json(&self, reader: impl BufRead, options: ImportOptions) -> Result<ImportReport> {
-        let now = self.options().clock.now();
+        let now = self.now();
         let backups = match options.mode {
             ImportMode::Replace => Some(backup::Folder::change(self.state_dir())?),
             ImportMode::IntoEmpty | ImportMode::Merge => None,

@@ -595,10 +595,12 @@ impl ListFilter {
     }
 }
 
+/// All entities, in the order of the document.
+pub(crate) const IN_ORDER: &str = "ORDER BY position";
+
 /// Reads the whole state.
 pub(crate) fn read_state(conn: &Connection, now: DateTime<Utc>) -> Result<OrchestratorState> {
     let mut state = head::read_or_new(conn, now)?;
-    const IN_ORDER: &str = "ORDER BY position";
     state.conversations = all(|each| conversation::read(conn, IN_ORDER, [], each))?;
     state.tasks = all(|each| task::read(conn, IN_ORDER, [], each))?;
     state.agents = all(|each| agent::read(conn, IN_ORDER, [], each))?;

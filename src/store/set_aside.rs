@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::model::Timestamp;
 
 /// Something that stood in a document and could not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SetAsideRecord {
     /// When it was set aside.
     pub set_aside_at: Timestamp,
