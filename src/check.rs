@@ -74,7 +74,7 @@ impl StateStore {
             if let Err(error) = store::read_state(conn, self.now()) {
                 findings.problem("unreadable", error.to_string());
             }
-            for difference in schema_differences(conn)? {
+            for difference in schema_differences(conn, self.database().path())? {
                 findings.problem("schema", difference);
             }
             dangling_references(conn, &mut findings)?;

@@ -19,16 +19,20 @@ pub enum Error {
     },
 
     /// The file is no SQLite database, or another program's.
-    #[error("{} is not a state database ({detail}); nothing was changed. Move it away or name another state directory", path.display())]
+    #[error("{} is not a state database ({found}); nothing was changed. Move it away or name another state directory", path.display())]
     NotAStateDatabase {
         /// The file.
         path: PathBuf,
         /// What it is instead.
-        detail: String,
+        found: ForeignFile,
     },
 
     /// The database was written by a newer release.
-    #[error("{} has schema version {found}, and this release knows versions up to {supported}; nothing was changed. Use the newer release", path.display())]
+    #[error(
+        "{} has schema version {found}, and this release knows versions up to {supported}; nothing was changed. Use the newer \
+         release, or go back to the backup made before the upgrade (`agentmux-state backup list`, `backup restore ID`)",
+        path.display()
+    )]
     SchemaTooNew {
         /// The database.
         path: PathBuf,
@@ -57,19 +61,34 @@ pub enum Error {
     },
 
     /// The record of the migrations in the database is not one that this project's releases leave.
-    #[error("the migration history of {} is damaged: {detail}; nothing was changed. Restore a backup", path.display())]
+    #[error(
+        "the migration history of {} (table refinery_schema_history) is damaged: {problem}; nothing was changed. Go back to a \
+         backup (`agentmux-state backup list`, `backup restore ID`)",
+        path.display()
+    )]
     HistoryDamaged {
         /// The database.
         path: PathBuf,
         /// What is wrong.
-        detail: String,
+        problem: HistoryProblem,
+    },
+
+    /// The backup that comes before an upgrade failed, so the upgrade did not start; the database is as it was.
+    #[error("{} was not upgraded, as the backup that comes first failed: {source}", path.display())]
+    UpgradeBackupFailed {
+        /// The database.
+        path: PathBuf,
+        /// Why the backup failed.
+        source: Box<Error>,
     },
 
     /// A migration failed; the database is as it was.
-    #[error("upgrading {} failed and was undone: {detail}", path.display())]
+    #[error("upgrading {} failed and was undone; the database is as it was: {migration}: {detail}", path.display())]
     MigrationFailed {
         /// The database.
         path: PathBuf,
+        /// The migration, for instance `V2__mode`.
+        migration: String,
         /// Why.
         detail: String,
     },
@@ -269,6 +288,54 @@ pub enum Error {
     },
 }
 
+/// What stands in the place of a state database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForeignFile {
+    /// A file without content: what was in it is lost.
+    #[error("the file is empty")]
+    Empty,
+    /// A file of another kind, for instance a text.
+    #[error("no SQLite file")]
+    NotSqlite,
+    /// An SQLite database of another program.
+    #[error("another program's SQLite database, application_id {application_id}")]
+    OtherProgram {
+        /// The number by which a program marks its databases; 0 where it marks them by none.
+        application_id: i32,
+    },
+    /// A link, which would lead writes elsewhere.
+    #[error("it is a link")]
+    Link,
+}
+
+/// What is wrong with a database's record of its migrations.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryProblem {
+    /// There is none.
+    #[error("it is missing")]
+    Missing,
+    /// A migration is not in it, though a later one is, or its work is in the schema.
+    #[error("V{version} is not in it, though the database has had it")]
+    Cut {
+        /// The first such migration.
+        version: u32,
+    },
+    /// A migration is in it under another name or with another content than this project's.
+    #[error("V{version} is not the migration of this project")]
+    Altered {
+        /// The migration.
+        version: u32,
+    },
+    /// It holds a value that no release writes.
+    #[error("{detail}")]
+    Unreadable {
+        /// Which.
+        detail: String,
+    },
+}
+
 /// Something in a document that is not as the format says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentProblem {
@@ -293,10 +360,14 @@ impl Error {
 
         let Self::Sqlite { source, .. } = self else { return self };
         let path = path.to_path_buf();
+        // The shared memory file beside the database, which readers need, too, could not grow.
+        if source.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+            return Self::DiskFull { path };
+        }
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
             Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: source.to_string() },
-            Some(ErrorCode::NotADatabase) => Self::NotAStateDatabase { path, detail: "no SQLite file".into() },
+            Some(ErrorCode::NotADatabase) => Self::NotAStateDatabase { path, found: ForeignFile::NotSqlite },
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
             Some(ErrorCode::CannotOpen) => {
                 Self::Io { action: "open", path, source: io::Error::other(source.to_string()) }

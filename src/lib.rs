@@ -45,7 +45,9 @@ mod service;
 mod store;
 mod timer;
 
-pub use backup::{Backup, BackupId, BackupVerdict, RestoreReport, Retention, RetentionReport};
+pub use backup::{
+    Backup, BackupId, BackupVerdict, RestoreReport, Retention, RetentionReport, list_backups, verify_backups,
+};
 pub use check::{CheckFinding, CheckReport};
 pub use clock::Clock;
 pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration};
@@ -53,7 +55,7 @@ pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir};
 pub use document::{
     ExportedFile, ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning,
 };
-pub use error::{DocumentProblem, Error, Result};
+pub use error::{DocumentProblem, Error, ForeignFile, HistoryProblem, Result};
 pub use json::to_json;
 pub use lock::DirectoryLock;
 pub use model::*;
@@ -64,7 +66,8 @@ pub use service::{
     reset_state_persistence_service, state_persistence_service,
 };
 pub use store::{
-    Batch, Checkpoint, Counts, ListFilter, Run, RunOutcome, SetAsideRecord, StateStore, StoreOptions, StoreSummary,
+    Batch, Checkpoint, Counts, ListFilter, MigrationDryRun, Run, RunOutcome, SetAsideRecord, StateStore, StoreOptions,
+    StoreSummary,
 };
 
 /// The README's example compiles.

@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::directory::{self, is_link, private_file};
 use crate::error::{Error, Result};
 
 const LOCK_FILE: &str = "service.lock";
+/// The role of who is soon done.
+const COMMAND: &str = "command";
 
 /// Holds a state directory for this process: no service of another process starts on it until this is dropped, or the
 /// process dies.
@@ -38,22 +40,42 @@ impl DirectoryLock {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InUse`] where another process holds it.
+    /// [`Error::InUse`] where another process holds it; at once where that is a service, after a minute where it is a command.
     pub fn acquire(state_dir: &Path) -> Result<Self> {
-        let state_dir = &directory::prepare(state_dir)?;
+        Self::acquire_as("", state_dir)
+    }
+
+    /// Takes the directory for a command that is soon done, such as an upgrade: a service or another command that comes
+    /// meanwhile waits for it, up to a minute, and is not refused.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_for_command(state_dir: &Path) -> Result<Self> {
+        Self::acquire_as(COMMAND, state_dir)
+    }
+
+    fn acquire_as(role: &str, state_dir: &Path) -> Result<Self> {
         // Somebody who only looks whether the lock is held has it for a moment.
-        const ATTEMPTS: u32 = 10;
-        for _ in 0..ATTEMPTS {
+        const LOOKER_PATIENCE: Duration = Duration::from_millis(200);
+        const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+        let state_dir = &directory::prepare(state_dir)?;
+        let path = state_dir.join(LOCK_FILE);
+        let start = Instant::now();
+        loop {
             if let Some(mut lock) = Self::try_acquire(state_dir)? {
-                let path = state_dir.join(LOCK_FILE);
                 lock.file.set_permissions(private_file()).map_err(Error::io("set the mode of", &path))?;
                 lock.file.set_len(0).map_err(Error::io("write", &path))?;
-                writeln!(lock.file, "{}", std::process::id()).map_err(Error::io("write", &path))?;
+                let content = format!("{}\n{role}", std::process::id());
+                lock.file.write_all(content.as_bytes()).map_err(Error::io("write", &path))?;
                 return Ok(lock);
+            }
+            let (pid, role) = holder(state_dir);
+            let patience = if role == COMMAND { COMMAND_PATIENCE } else { LOOKER_PATIENCE };
+            if start.elapsed() > patience {
+                return Err(Error::InUse { path: state_dir.to_path_buf(), pid });
             }
             thread::sleep(Duration::from_millis(20));
         }
-        Err(Error::InUse { path: state_dir.to_path_buf(), pid: holder(state_dir) })
     }
 
     /// The pid of the live process that holds the directory; `None` where none does.
@@ -67,9 +89,18 @@ impl DirectoryLock {
         // Shared: those who look do not take each other for a holder.
         match file.try_lock_shared() {
             Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => Ok(holder(state_dir)),
+            Err(TryLockError::WouldBlock) => Ok(holder(state_dir).0),
             Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
         }
+    }
+
+    /// Fails where a service of another process holds the directory.
+    pub(crate) fn refuse_other_service(state_dir: &Path) -> Result<()> {
+        let Some(pid) = Self::holder(state_dir)? else { return Ok(()) };
+        if pid == std::process::id() || holder(state_dir).1 == COMMAND {
+            return Ok(());
+        }
+        Err(Error::InUse { path: state_dir.to_path_buf(), pid: Some(pid) })
     }
 
     fn try_acquire(state_dir: &Path) -> Result<Option<Self>> {
@@ -101,7 +132,9 @@ impl Drop for DirectoryLock {
     }
 }
 
-/// What the lock file says.
-fn holder(state_dir: &Path) -> Option<u32> {
-    fs::read_to_string(state_dir.join(LOCK_FILE)).ok()?.trim().parse().ok()
+/// What the lock file says: the process, and what it is where it is no service.
+fn holder(state_dir: &Path) -> (Option<u32>, String) {
+    let content = fs::read_to_string(state_dir.join(LOCK_FILE)).unwrap_or_default();
+    let (pid, role) = content.split_once('\n').unwrap_or((&content, ""));
+    (pid.trim().parse().ok(), role.trim().to_owned())
 }

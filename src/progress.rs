@@ -18,8 +18,10 @@ pub struct Progress {
 pub enum Stage {
     /// Copying a database; in bytes.
     Copying,
-    /// Checking a backup; in steps.
+    /// Checking a database; in steps.
     Verifying,
+    /// Running migrations; in migrations.
+    Migrating,
     /// Writing a backup into the live database; in bytes.
     Restoring,
     /// Reading a document; in bytes.

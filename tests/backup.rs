@@ -16,6 +16,7 @@ use agentmux_state::{
     StatePersistenceService, StateStore, StoreOptions, TaskStatus,
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use common::trace::{can_trace, sweep};
 use common::{Base, FIXTURE, QUIRKS, TestResult, agent, conversation, export, import, project, task};
 use rusqlite::{Connection, OptionalExtension};
 
@@ -571,48 +572,6 @@ fn who_asks_is_told_the_progress() -> TestResult {
     }
     assert!(seen.iter().filter(|progress| progress.stage == Stage::Importing).count() >= 4);
     Ok(())
-}
-
-/// Runs the program under `strace`, which kills it with SIGKILL at its `nth` write; whether it was killed.
-fn killed_at_write(base: &Base, nth: usize, arguments: &[&str]) -> std::io::Result<bool> {
-    let output = std::process::Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,write", "-e"])
-        .arg(format!("inject=pwrite64,write:signal=SIGKILL:when={nth}"))
-        .arg(env!("CARGO_BIN_EXE_agentmux-state"))
-        .args(["-q", "--state-dir"])
-        .arg(base.state_dir())
-        .args(arguments)
-        .output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(!errors.contains("ptrace") && !errors.contains("error:"), "{errors}");
-    Ok(!output.status.success())
-}
-
-fn can_trace() -> bool {
-    let traced = std::process::Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
-    let can = traced.is_ok_and(|status| status.success());
-    if !can {
-        eprintln!("SKIPPED: strace is not here, or may not trace");
-    }
-    can
-}
-
-/// Kills the program at writes all over its work, `step` apart, until it ends by itself; how often.
-fn sweep(
-    base: &Base,
-    arguments: &[&str],
-    step: usize,
-    mut check: impl FnMut(usize) -> TestResult,
-) -> Result<usize, Box<dyn std::error::Error>> {
-    for kills in 0.. {
-        let nth = 1 + kills * step;
-        let killed = killed_at_write(base, nth, arguments)?;
-        check(nth)?;
-        if !killed {
-            return Ok(kills);
-        }
-    }
-    Ok(0)
 }
 
 #[test]

@@ -4,41 +4,20 @@
 mod common;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use agentmux_state::{Error, RunOutcome, StatePersistenceService, StateStore, TaskStatus};
+use common::role::{role, said, say, start};
 use common::{Base, FIXTURE, TestResult, conversation, import, message, task};
-
-const ROLE: &str = "STATE_TEST_ROLE";
-const BASE: &str = "STATE_TEST_BASE";
-
-/// Starts this program again in a role.
-fn start(role: &str, base: &Base) -> std::io::Result<(Child, BufReader<ChildStdout>)> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["--exact", "in_a_role", "--nocapture", "--test-threads=1"])
-        .env(ROLE, role)
-        .env(BASE, base.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let output = child.stdout.take().expect("its output is piped");
-    Ok((child, BufReader::new(output)))
-}
-
-/// The lines that a role said, without those of the test runner.
-fn said(output: &mut impl BufRead) -> impl Iterator<Item = String> {
-    output.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("> ").map(str::to_owned))
-}
 
 /// In the processes that other tests start; else it does nothing.
 #[test]
 fn in_a_role() -> TestResult {
-    let (Ok(role), Some(base)) = (std::env::var(ROLE), std::env::var_os(BASE)) else { return Ok(()) };
-    let base = Path::new(&base);
+    let Some((role, base)) = role() else { return Ok(()) };
+    let base = base.as_path();
     match role.as_str() {
         "update" => update(base),
         "hold" => hold(base),
@@ -51,12 +30,6 @@ fn in_a_role() -> TestResult {
         "write" => write(base),
         other => panic!("no role {other}"),
     }
-}
-
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    // The test runner leaves its own line unfinished.
-    writeln!(out, "\n> {line}").and_then(|()| out.flush()).expect("somebody listens");
 }
 
 /// Updates tasks, a conversation and batches, and says each one that returned.

@@ -10,14 +10,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::params;
 
 use super::{Backup, Folder, checksum};
-use crate::db::copy_database;
-use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, replace_file, sync_directory, temporary_file};
+use crate::db::{copy_database, has_known_schema};
+use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, replace_file, sync_directory};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
 use crate::progress::ProgressCallback;
 use crate::store::{StateStore, checkpoint};
-
-pub(super) const COPY_PREFIX: &str = ".backup-";
 
 impl StateStore {
     /// Makes a backup in `backups/`: the state as it is in one moment, complete in one file, checked, on the disk. Others
@@ -63,10 +61,14 @@ pub(crate) fn create_in(
     now: DateTime<Utc>,
     progress: &ProgressCallback,
 ) -> Result<Backup> {
-    let file = temporary_file(&folder.path, COPY_PREFIX)?;
+    let file = folder.temporary_file()?;
     let id = unused_id(state_dir, label, now);
     let created_at = Timestamp::from(now);
     copy_database(&state_dir.join(DATABASE_FILE), file.path(), progress, |copy| {
+        if !has_known_schema(copy) {
+            // The label is then that of the name.
+            return Ok(());
+        }
         copy.execute("DELETE FROM backup", [])?;
         copy.execute(
             "INSERT INTO backup (singleton, backup_id, label, created_at) VALUES (1, ?, ?, ?)",

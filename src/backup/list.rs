@@ -6,8 +6,7 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use super::create::COPY_PREFIX;
-use super::{Backup, Folder};
+use super::{Backup, COPY_PREFIX, Folder};
 use crate::db::backup_label;
 use crate::directory::{WRITING_PREFIX, remove_temporary_files};
 use crate::error::{Error, Result};
@@ -27,8 +26,19 @@ impl StateStore {
     /// # }
     /// ```
     pub fn list_backups(&self) -> Result<Vec<Backup>> {
-        Folder::look(self.state_dir()).list()
+        list_backups(self.state_dir())
     }
+}
+
+/// The backups of a state, newest first, as [`StateStore::list_backups`], also where its database cannot be opened.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// assert_eq!(agentmux_state::list_backups(dir.path())?, []);
+/// # Ok::<(), agentmux_state::Error>(())
+/// ```
+pub fn list_backups(state_dir: impl AsRef<Path>) -> Result<Vec<Backup>> {
+    Folder::look(state_dir.as_ref()).list()
 }
 
 /// How many backups there are.

@@ -17,16 +17,21 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 pub(crate) use create::{create, create_in, unused_id};
 pub(crate) use list::count;
+pub use list::list_backups;
 pub use restore::RestoreReport;
 pub use retention::{Retention, RetentionReport};
-pub use verify::BackupVerdict;
+pub use verify::{BackupVerdict, verify_backups};
 
 use crate::directory::{self, BACKUP_DIRECTORY};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
+
+/// Names of unfinished copies begin so.
+const COPY_PREFIX: &str = ".backup-";
 
 /// The name of a backup: `backup-<unix ms>-<label>`.
 pub type BackupId = String;
@@ -83,6 +88,11 @@ impl Folder {
         let folder = Self { path, _turn: Some(turn) };
         folder.clear_remains()?;
         Ok(folder)
+    }
+
+    /// A file in it that is removed when it is dropped, or by who changes the folder next.
+    pub(crate) fn temporary_file(&self) -> Result<NamedTempFile> {
+        directory::temporary_file(&self.path, COPY_PREFIX)
     }
 
     fn file(&self, id: &str) -> PathBuf {

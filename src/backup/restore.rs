@@ -6,20 +6,23 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Write};
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params_from_iter, types::Value};
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
-use super::create::{COPY_PREFIX, create_in};
+use super::create::create_in;
 use super::verify::checksum_problem;
 use super::{Backup, Folder, checksum};
-use crate::db::{prepare_copy, verify_database};
-use crate::directory::temporary_file;
+use crate::db::{Database, create_copy, prepare_copy, publish, verify_database};
+use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
 use crate::error::{Error, Result};
+use crate::lock::DirectoryLock;
 use crate::model::OrchestratorMetadata;
-use crate::store::{Run, StateStore, checkpoint, head, run, set_aside};
+use crate::store::{Run, StateStore, StoreOptions, checkpoint, head, run, set_aside};
 
 const SAFETY_LABEL: &str = "before-restore";
 
@@ -29,8 +32,8 @@ const SAFETY_LABEL: &str = "before-restore";
 pub struct RestoreReport {
     /// The backup that the state was restored from.
     pub restored: String,
-    /// The backup of the state as it was before.
-    pub safety_backup: String,
+    /// The backup of the state as it was before; `None` where there was no database.
+    pub safety_backup: Option<String>,
 }
 
 impl StateStore {
@@ -68,7 +71,55 @@ impl StateStore {
         } else {
             self.restore_database(&folder, &backup, now, safety)
         }?;
-        Ok(RestoreReport { restored: backup.id, safety_backup: safety_backup.id })
+        Ok(RestoreReport { restored: backup.id, safety_backup: Some(safety_backup.id) })
+    }
+
+    /// Opens the state as a backup holds it. Where the database can be opened, this is [`open_with`](Self::open_with) and
+    /// [`restore_backup`](Self::restore_backup). It also goes back where the database cannot be opened: because it is gone,
+    /// was upgraded by a newer release, or its migration history is damaged. Such a one lies in a safety backup first, and is
+    /// replaced whole: its runs, checkpoints and records set aside are then those of the backup.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// let backup = store.create_backup("good")?;
+    /// drop(store);
+    /// std::fs::remove_file(state_dir.join(DATABASE_FILE)).unwrap();
+    /// let (store, report) = StateStore::open_restored(state_dir, &backup.id, StoreOptions::default())?;
+    /// assert!(store.task("T-1")?.is_some());
+    /// assert_eq!(report.safety_backup, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As both; [`Error::InUse`] where another process's service works on a database that this release cannot open.
+    pub fn open_restored(
+        state_dir: impl AsRef<Path>,
+        id: &str,
+        options: StoreOptions,
+    ) -> Result<(Self, RestoreReport)> {
+        let state_dir = state_dir.as_ref();
+        // A mistyped id must not make anything.
+        Folder::look(state_dir).find(id)?;
+        let report = match Self::migration_status(state_dir) {
+            Ok(_) => {
+                let store = Self::open_with(state_dir, options)?;
+                let report = store.restore_backup(id)?;
+                return Ok((store, report));
+            }
+            Err(Error::NoDatabase { .. }) => restore_whole(state_dir, id, &options, false)?,
+            Err(Error::SchemaTooNew { .. } | Error::HistoryDamaged { .. }) => {
+                restore_whole(state_dir, id, &options, true)?
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((Self::open_with(state_dir, options)?, report))
     }
 
     fn restore_database(
@@ -78,23 +129,13 @@ impl StateStore {
         now: DateTime<Utc>,
         safety: impl Fn() -> Result<Backup>,
     ) -> Result<Backup> {
-        let copy = temporary_file(&folder.path, COPY_PREFIX)?;
-        let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
-        let (found, _) = checksum(file, &backup.path, |bytes| {
-            copy.as_file().write_all(bytes).map_err(Error::io("write", copy.path()))
-        })?;
-        let damaged = |problem| Error::BackupDamaged { id: backup.id.clone(), problems: vec![problem] };
-        if let Some(problem) = checksum_problem(backup, &found) {
-            return Err(damaged(problem));
-        }
-        verify_database(copy.path()).map_err(|error| match error {
-            too_new @ Error::SchemaTooNew { .. } => too_new,
-            other => damaged(other.to_string().replace(&copy.path().display().to_string(), "it")),
-        })?;
+        let copy = verified_copy(folder, backup)?;
         self.database().replace_by(copy.path(), &self.options().progress, || {
             let safety = safety()?;
             self.read(|live| {
-                prepare_copy(copy.path(), |copy| carry_over(live, copy, now, self.own_run(live)?.as_ref()))
+                prepare_copy(copy.path(), &self.options().progress, |copy| {
+                    carry_over(live, copy, now, self.own_run(live)?.as_ref())
+                })
             })?;
             Ok(safety)
         })
@@ -106,13 +147,9 @@ impl StateStore {
         now: DateTime<Utc>,
         safety: impl Fn() -> Result<Backup>,
     ) -> Result<Backup> {
-        let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
-        let source_name = backup.path.display().to_string();
-        let options =
-            ImportOptions { mode: ImportMode::Replace, allow_shrink: true, source_name, ..ImportOptions::default() };
         self.transaction(|conn| {
             let live = head::read(conn)?;
-            import(conn, now, BufReader::with_capacity(64 * 1024, file), &options)?;
+            import_document(conn, backup, now)?;
             let run = self.own_run(conn)?;
             if let (Some(live), Some(_)) = (live, &run) {
                 keep_run(conn, &live.metadata)?;
@@ -122,6 +159,64 @@ impl StateStore {
             safety()
         })
     }
+}
+
+/// Puts a backup in the place of a database that this release cannot open, or of none.
+fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, is_there: bool) -> Result<RestoreReport> {
+    let state_dir = directory::prepare(state_dir)?;
+    DirectoryLock::refuse_other_service(&state_dir)?;
+    let _turn = directory::lock(&state_dir)?;
+    let folder = Folder::change(&state_dir)?;
+    let backup = folder.find(id)?;
+    let (now, progress) = (options.clock.now(), &options.progress);
+    let finish = |copy: &Connection| {
+        copy.execute_batch("DELETE FROM backup; DELETE FROM export")?;
+        checkpoint::record_restore(copy, now, None)
+    };
+    let copy = if backup.is_document() {
+        let copy = folder.temporary_file()?;
+        create_copy(copy.path(), |copy| import_document(copy, &backup, now).and_then(|()| finish(copy)))?;
+        copy
+    } else {
+        let copy = verified_copy(&folder, &backup)?;
+        prepare_copy(copy.path(), progress, finish)?;
+        copy
+    };
+    let path = state_dir.join(DATABASE_FILE);
+    let mut safety_backup = None;
+    if is_there {
+        let safety = || create_in(&folder, &state_dir, SAFETY_LABEL, now, progress);
+        safety_backup = Some(Database::open_to_replace(&path)?.replace_by(copy.path(), progress, safety)?.id);
+    } else {
+        publish(copy, &path)?;
+    }
+    Ok(RestoreReport { restored: backup.id, safety_backup })
+}
+
+/// A copy of a backup that is what its checksum says, and a state database of a schema that this release knows.
+fn verified_copy(folder: &Folder, backup: &Backup) -> Result<NamedTempFile> {
+    let copy = folder.temporary_file()?;
+    let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
+    let (found, _) =
+        checksum(file, &backup.path, |bytes| copy.as_file().write_all(bytes).map_err(Error::io("write", copy.path())))?;
+    let damaged = |problem| Error::BackupDamaged { id: backup.id.clone(), problems: vec![problem] };
+    if let Some(problem) = checksum_problem(backup, &found) {
+        return Err(damaged(problem));
+    }
+    verify_database(copy.path()).map_err(|error| match error {
+        too_new @ Error::SchemaTooNew { .. } => too_new,
+        other => damaged(other.to_string().replace(&copy.path().display().to_string(), "it")),
+    })?;
+    Ok(copy)
+}
+
+/// Replaces the state in a database by that of a state document.
+fn import_document(conn: &Connection, backup: &Backup, now: DateTime<Utc>) -> Result<()> {
+    let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
+    let source_name = backup.path.display().to_string();
+    let options =
+        ImportOptions { mode: ImportMode::Replace, allow_shrink: true, source_name, ..ImportOptions::default() };
+    import(conn, now, BufReader::with_capacity(64 * 1024, file), &options).map(drop)
 }
 
 /// The metadata of the run that goes on, in a state that was restored.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -9,7 +10,7 @@ use super::{Backup, Folder, checksum};
 use crate::db::verify_database;
 use crate::document::ImportOptions;
 use crate::error::{Error, Result};
-use crate::progress::Stage;
+use crate::progress::{ProgressCallback, Stage};
 use crate::store::StateStore;
 
 /// Whether a backup can be trusted.
@@ -42,20 +43,41 @@ impl StateStore {
     /// # Errors
     /// [`Error::NotFound`] where there is no backup with that id. What is wrong with a backup is no error.
     pub fn verify_backups(&self, id: Option<&str>) -> Result<Vec<BackupVerdict>> {
-        let folder = Folder::look(self.state_dir());
-        let backups = match id {
-            Some(id) => vec![folder.find(id)?],
-            None => folder.entries()?,
-        };
-        let total = backups.len() as u64;
-        let mut verdicts = Vec::new();
-        for backup in &backups {
-            self.options().progress.report(Stage::Verifying, verdicts.len() as u64, Some(total));
-            verdicts.push(verify(backup));
-        }
-        self.options().progress.report(Stage::Verifying, total, Some(total));
-        Ok(verdicts)
+        verify_backups(self.state_dir(), id, &self.options().progress)
     }
+}
+
+/// Verifies one backup of a state, or all, as [`StateStore::verify_backups`], also where its database cannot be opened.
+///
+/// ```
+/// use agentmux_state::{ProgressCallback, verify_backups};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// let verdicts = verify_backups(dir.path(), None, &ProgressCallback::default())?;
+/// assert!(verdicts.iter().all(|verdict| verdict.ok));
+/// # Ok::<(), agentmux_state::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotFound`] where there is no backup with that id.
+pub fn verify_backups(
+    state_dir: impl AsRef<Path>,
+    id: Option<&str>,
+    progress: &ProgressCallback,
+) -> Result<Vec<BackupVerdict>> {
+    let folder = Folder::look(state_dir.as_ref());
+    let backups = match id {
+        Some(id) => vec![folder.find(id)?],
+        None => folder.entries()?,
+    };
+    let total = backups.len() as u64;
+    let mut verdicts = Vec::new();
+    for backup in &backups {
+        progress.report(Stage::Verifying, verdicts.len() as u64, Some(total));
+        verdicts.push(verify(backup));
+    }
+    progress.report(Stage::Verifying, total, Some(total));
+    Ok(verdicts)
 }
 
 pub(super) fn verify(backup: &Backup) -> BackupVerdict {

@@ -1,6 +1,8 @@
 //! `backup`
 
-use agentmux_state::{Backup, BackupVerdict, DirectoryLock, Retention, RetentionReport};
+use agentmux_state::{
+    Backup, BackupVerdict, DirectoryLock, Error, Retention, RetentionReport, StateStore, list_backups, verify_backups,
+};
 use chrono::Utc;
 
 use super::{BackupCommand, Context, Ending, Outcome, print};
@@ -30,13 +32,18 @@ fn create(context: &Context, label: &str) -> Outcome {
 }
 
 fn list(context: &Context) -> Outcome {
-    let backups = context.read()?.list_backups()?;
-    if context.json {
-        print::json(&backups)?;
-    } else {
-        print::text(&list_for_people(&backups))?;
-    }
+    let backups = backups(context)?;
+    context.show(&backups, || list_for_people(&backups))?;
     Ok(Ending::Complete)
+}
+
+/// The backups, also where the database cannot be opened. Where there are none, the database has to be there.
+fn backups(context: &Context) -> Result<Vec<Backup>, Error> {
+    let backups = list_backups(&context.state_dir)?;
+    if backups.is_empty() {
+        context.read()?;
+    }
+    Ok(backups)
 }
 
 fn list_for_people(backups: &[Backup]) -> String {
@@ -54,12 +61,9 @@ fn list_for_people(backups: &[Backup]) -> String {
 }
 
 fn verify(context: &Context, id: Option<&str>) -> Outcome {
-    let verdicts = context.read()?.verify_backups(id)?;
-    if context.json {
-        print::json(&verdicts)?;
-    } else {
-        print::text(&verdicts.iter().map(verdict_for_people).collect::<String>())?;
-    }
+    backups(context)?;
+    let verdicts = verify_backups(&context.state_dir, id, &context.options().progress)?;
+    context.show(&verdicts, || verdicts.iter().map(verdict_for_people).collect())?;
     Ok(if verdicts.iter().all(|verdict| verdict.ok) { Ending::Complete } else { Ending::ProblemsFound })
 }
 
@@ -73,13 +77,15 @@ fn verdict_for_people(verdict: &BackupVerdict) -> String {
 
 fn restore(context: &Context, id: &str) -> Outcome {
     // A mistyped id must not make anything.
-    context.read()?;
-    let _lock = DirectoryLock::acquire(&context.state_dir)?;
-    let store = context.open()?;
-    let report = store.restore_backup(id)?;
+    if !backups(context)?.iter().any(|backup| backup.id == id) {
+        return Err(Error::NotFound { kind: "backup", id: id.to_owned() }.into());
+    }
+    let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
+    let (store, report) = StateStore::open_restored(&context.state_dir, id, context.options())?;
     store.refresh_export()?;
-    context.confirm(&report, || {
-        format!("Restored {}.\nThe state as it was before is in backup {}.\n", report.restored, report.safety_backup)
+    context.confirm(&report, || match &report.safety_backup {
+        Some(safety) => format!("Restored {}.\nThe state as it was before is in backup {safety}.\n", report.restored),
+        None => format!("Restored {}. There was no database before.\n", report.restored),
     });
     Ok(Ending::Complete)
 }

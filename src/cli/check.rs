@@ -6,11 +6,7 @@ use super::{Context, Ending, Outcome, print};
 
 pub(super) fn run(context: &Context) -> Outcome {
     let report = context.read()?.check()?;
-    if context.json {
-        print::json(&report)?;
-    } else {
-        print::text(&for_people(&report))?;
-    }
+    context.show(&report, || for_people(&report))?;
     Ok(if report.ok { Ending::Complete } else { Ending::ProblemsFound })
 }
 

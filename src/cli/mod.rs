@@ -62,12 +62,15 @@ struct Arguments {
 enum Command {
     /// Bring the database to this release's schema, after a backup
     ///
-    /// Makes the database where there is none. Opening the state in the orchestrator does the same; this is for installers,
-    /// which want to know before.
+    /// Says what is to be done, does all of it or nothing, and says where the backup lies. Makes the database where there is
+    /// none. Opening the state in the orchestrator does the same; this is for installers, which want to know before.
     Migrate {
         /// Only report what has been applied and what is pending
-        #[arg(long)]
+        #[arg(long, conflicts_with = "dry_run")]
         status: bool,
+        /// Do it on a copy, and report how long it takes and whether it succeeds; works beside a running orchestrator
+        #[arg(long)]
+        dry_run: bool,
     },
 
     /// Load a state document, such as the TypeScript service's current-state.json
@@ -268,7 +271,9 @@ fn run(arguments: Arguments) -> Outcome {
     };
     let context = Context { state_dir, json: arguments.json, quiet: arguments.quiet };
     match arguments.command {
-        Command::Migrate { status } => migrate::run(&context, status),
+        Command::Migrate { status: true, .. } => migrate::status(&context),
+        Command::Migrate { dry_run: true, .. } => migrate::dry_run(&context),
+        Command::Migrate { .. } => migrate::run(&context),
         Command::Import { file, replace, merge, strict, allow_shrink } => {
             transfer::import(&context, &file, transfer::mode(replace, merge), strict, allow_shrink)
         }
@@ -300,14 +305,24 @@ impl Context {
         StateStore::open_with(&self.state_dir, self.options())
     }
 
+    /// Prints what was asked for.
+    fn show(&self, report: &impl Serialize, for_people: impl FnOnce() -> String) -> io::Result<()> {
+        if self.json { print::json(report) } else { print::text(&for_people()) }
+    }
+
+    /// Tells people what is about to be done. It is done, whether or not anybody listens.
+    fn announce(&self, text: &str) {
+        if !self.json && !self.quiet {
+            let _ = print::text(text);
+        }
+    }
+
     /// Prints what was done. It is done: where it cannot be printed, that is said, and changes nothing else.
     fn confirm(&self, report: &impl Serialize, for_people: impl FnOnce() -> String) {
-        let printed = match (self.json, self.quiet) {
-            (true, _) => print::json(report),
-            (false, true) => Ok(()),
-            (false, false) => print::text(&for_people()),
-        };
-        if let Err(error) = printed
+        if self.quiet && !self.json {
+            return;
+        }
+        if let Err(error) = self.show(report, for_people)
             && error.kind() != io::ErrorKind::BrokenPipe
         {
             // Where standard error is gone too, nobody can be told.

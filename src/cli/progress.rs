@@ -25,21 +25,27 @@ pub(super) fn bars() -> ProgressCallback {
                 bar.finish_and_clear();
             }
             stages.remove(&stage);
-        } else if since.elapsed() > PATIENCE || stage == Stage::Verifying {
+        } else if since.elapsed() > PATIENCE || never_tells(stage) {
             let bar = bar.get_or_insert_with(|| new_bar(stage, total));
             bar.set_position(done);
-            if stage == Stage::Verifying {
-                // SQLite does not tell how far it is: the bar at least lives.
+            if never_tells(stage) {
+                // The bar at least lives.
                 bar.enable_steady_tick(PATIENCE);
             }
         }
     })
 }
 
+/// Whether SQLite does not tell how far it is in a step of that stage.
+fn never_tells(stage: Stage) -> bool {
+    matches!(stage, Stage::Verifying | Stage::Migrating)
+}
+
 fn new_bar(stage: Stage, total: Option<u64>) -> ProgressBar {
     let (label, amount) = match stage {
         Stage::Copying => ("Copying", "{bytes}/{total_bytes}"),
         Stage::Verifying => ("Verifying", "{pos}/{len}"),
+        Stage::Migrating => ("Migrating", "{pos}/{len}"),
         Stage::Restoring => ("Restoring", "{bytes}/{total_bytes}"),
         Stage::Importing => ("Importing", "{bytes}/{total_bytes}"),
         _ => ("Exporting", "{pos}/{len}"),

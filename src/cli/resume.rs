@@ -8,11 +8,7 @@ use super::{Context, Ending, Outcome, print};
 pub(super) fn run(context: &Context, now: Option<Timestamp>) -> Outcome {
     let now = now.and_then(|now| now.parse()).unwrap_or_else(Utc::now);
     let instructions = context.read()?.resume_instructions(now)?;
-    if context.json {
-        print::json(&instructions)?;
-    } else {
-        print::text(&for_people(&instructions))?;
-    }
+    context.show(&instructions, || for_people(&instructions))?;
     Ok(Ending::Complete)
 }
 

@@ -51,11 +51,7 @@ struct RunStatus {
 pub(super) fn run(context: &Context) -> Outcome {
     let store = context.read()?;
     let status = status(&store)?;
-    if context.json {
-        print::json(&status)?;
-    } else {
-        print::text(&for_people(&status))?;
-    }
+    context.show(&status, || for_people(&status))?;
     Ok(Ending::Complete)
 }
 

@@ -29,7 +29,7 @@ pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: b
         StateStore::validate_json(reader(&file), &options)?;
         file.rewind()?;
     }
-    let _lock = DirectoryLock::acquire(&context.state_dir)?;
+    let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
     let report = context.open()?.import_json(reader(&file), options)?;
     context.confirm(&report, || import_for_people(&report));
     Ok(if report.set_aside.is_empty() { Ending::Complete } else { Ending::RecordsSetAside })

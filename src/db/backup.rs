@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::schema::schema_differences_from;
 use super::{connection, migrations};
 use crate::error::{Error, Result};
 use crate::progress::{ProgressCallback, Stage};
@@ -53,10 +54,14 @@ pub(crate) fn copy_database(
 }
 
 /// Opens a copy that belongs to us alone, brings it to this release's schema, lets `change` write into it, and checks it.
-pub(crate) fn prepare_copy(copy: &Path, change: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+pub(crate) fn prepare_copy(
+    copy: &Path,
+    progress: &ProgressCallback,
+    change: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
     let prepare = || {
         let mut conn = connection::open_writer(copy)?;
-        migrations::migrate(&mut conn, copy, || Ok(()))?;
+        migrations::release().migrate(&mut conn, copy, progress, || Ok(()))?;
         let transaction = conn.transaction()?;
         change(&transaction)?;
         transaction.commit()?;
@@ -65,6 +70,18 @@ pub(crate) fn prepare_copy(copy: &Path, change: impl FnOnce(&Connection) -> Resu
         Ok(())
     };
     prepare().map_err(|error: Error| error.at(copy))
+}
+
+/// Makes a database of this release in an empty file that belongs to us alone, lets `fill` write into it, and checks it.
+pub(crate) fn create_copy(copy: &Path, fill: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+    let create = || {
+        let mut conn = connection::open_writer(copy)?;
+        migrations::release().create(&mut conn, copy)?;
+        conn.close().map_err(|(_, error)| error)?;
+        Ok(())
+    };
+    create().map_err(|error: Error| error.at(copy))?;
+    prepare_copy(copy, &ProgressCallback::default(), fill)
 }
 
 /// Writes a copy into a live database: in one transaction, under readers who see the old state or the new.
@@ -141,38 +158,14 @@ fn corrupt(path: &Path, detail: String) -> Error {
 pub(crate) fn verify_database(path: &Path) -> Result<()> {
     let verify = || {
         let conn = connection::open_reader(path)?;
-        let status = migrations::status(&conn, path)?;
+        let status = migrations::release().status(&conn, path)?;
         check(&conn, path)?;
-        match schema_differences_from(&conn, status.schema_version)?.into_iter().next() {
+        match schema_differences_from(&conn, path, status.schema_version)?.into_iter().next() {
             Some(difference) => Err(corrupt(path, difference)),
             None => Ok(()),
         }
     };
     verify().map_err(|error: Error| error.at(path))
-}
-
-/// In what the schema of a database differs from the one that this release's migrations make.
-pub(crate) fn schema_differences(conn: &Connection) -> Result<Vec<String>> {
-    schema_differences_from(conn, migrations::LATEST_SCHEMA_VERSION)
-}
-
-fn schema_differences_from(conn: &Connection, version: u32) -> Result<Vec<String>> {
-    let (found, expected) = (schema(conn)?, schema(&migrations::fresh(version)?)?);
-    let added = found.iter().filter(|it| !expected.contains(it));
-    let added = added.map(|(kind, name, _)| format!("{kind} {name} is not as in version {version} of the schema"));
-    let missing = expected.iter().filter(|it| !found.iter().any(|found| found.0 == it.0 && found.1 == it.1));
-    let missing = missing.map(|(kind, name, _)| format!("{kind} {name} is missing from the schema"));
-    Ok(added.chain(missing).collect())
-}
-
-/// Everything that a schema defines, in order; without what Litestream adds.
-fn schema(conn: &Connection) -> Result<Vec<(String, String, String)>> {
-    let mut select = conn.prepare(
-        "SELECT type, name, coalesce(sql, '') FROM sqlite_schema
-         WHERE tbl_name NOT LIKE '\\_litestream\\_%' ESCAPE '\\' ORDER BY type, name",
-    )?;
-    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The label of a backup, as it was given.

@@ -1,16 +1,19 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::backup;
 use super::connection::{self, Durability};
-use super::{backup, migrations};
+use super::migrations::{self, MigrationStatus};
 use crate::directory::{self, sync_directory};
-use crate::error::{Error, Result};
+use crate::error::{Error, ForeignFile, Result};
 use crate::progress::ProgressCallback;
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tempfile::NamedTempFile;
 
 /// An open database: one writer and a pool of readers.
 pub(crate) struct Database {
@@ -18,6 +21,8 @@ pub(crate) struct Database {
     readers: Pool<SqliteConnectionManager>,
     /// After the readers, so that it is closed last: a writing connection that closes last tidies the log away.
     writer: Mutex<Writer>,
+    /// SQLite's counter of schema changes, as it was when the schema was last found to be the latest.
+    schema_cookie: AtomicI64,
 }
 
 enum Writer {
@@ -56,33 +61,43 @@ pub(crate) enum Closed {
 
 impl Database {
     /// Opens the database for reading and writing; makes it where there is none, upgrades it where it is behind, after
-    /// `backup`.
+    /// `before_upgrade`.
     pub(crate) fn open(
         path: &Path,
         durability: Durability,
         readers: u32,
-        backup: impl FnOnce() -> Result<()>,
+        progress: &ProgressCallback,
+        before_upgrade: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
-        open_writer(path, durability, backup)
+        open_writer(path, durability, progress, before_upgrade)
             .and_then(|writer| Self::with(path, Writer::Open(writer), readers))
             .map_err(|error| error.at(path))
     }
 
     /// Opens an existing database, at this release's schema, for reading only.
     pub(crate) fn open_read_only(path: &Path, readers: u32) -> Result<Self> {
-        let database = Self::open_any_version(path, readers)?;
-        database.read(|conn| migrations::require_latest(conn, path))?;
+        open_existing(path)?;
+        let database = Self::with(path, Writer::ReadOnly, readers)?;
+        database.read(|_| Ok(()))?;
         Ok(database)
     }
 
-    /// Opens an existing database, whatever its schema, for reading only.
-    pub(crate) fn open_any_version(path: &Path, readers: u32) -> Result<Self> {
-        if !exists(path)? {
-            return Err(Error::NoDatabase { path: path.to_path_buf() });
-        }
-        // The pool would try for half a minute, and then tell no more than a text.
-        connection::open_reader(path).map_err(|error| error.at(path))?;
-        Self::with(path, Writer::ReadOnly, readers)
+    /// Opens an existing database of ours, whatever its schema, to be replaced and for nothing else.
+    pub(crate) fn open_to_replace(path: &Path) -> Result<Self> {
+        let open = || {
+            drop(open_existing(path)?);
+            let writer = connection::open_writer(path)?;
+            migrations::require_ours(&writer, path)?;
+            connection::configure_writer(&writer, Durability::Full)?;
+            Self::with(path, Writer::Open(writer), 1)
+        };
+        open().map_err(|error: Error| error.at(path))
+    }
+
+    /// Which migrations a database has had and is to get.
+    pub(crate) fn migration_status(path: &Path) -> Result<MigrationStatus> {
+        let status = |mut conn: Connection| migrations::release().status(&*conn.transaction()?, path);
+        open_existing(path).and_then(status).map_err(|error| error.at(path))
     }
 
     fn with(path: &Path, writer: Writer, readers: u32) -> Result<Self> {
@@ -96,7 +111,19 @@ impl Database {
             .test_on_check_out(false)
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(manager);
-        Ok(Self { path: path.to_path_buf(), readers, writer: Mutex::new(writer) })
+        let schema_cookie = AtomicI64::new(-1);
+        Ok(Self { path: path.to_path_buf(), readers, writer: Mutex::new(writer), schema_cookie })
+    }
+
+    /// Fails where the schema is not the latest, as a newer release's upgrade leaves it under a process that still runs.
+    /// To be asked inside a transaction.
+    fn require_latest_schema(&self, conn: &Connection) -> Result<()> {
+        let cookie = conn.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
+        if self.schema_cookie.load(Ordering::Relaxed) != cookie {
+            migrations::release().require_latest(conn, &self.path)?;
+            self.schema_cookie.store(cookie, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Runs `work` in a read transaction: all that it reads is of one moment.
@@ -113,7 +140,10 @@ impl Database {
         };
         conn.transaction()
             .map_err(Error::from)
-            .and_then(|transaction| work(&transaction))
+            .and_then(|transaction| {
+                self.require_latest_schema(&transaction)?;
+                work(&transaction)
+            })
             .map_err(|error| error.at(&self.path))
     }
 
@@ -136,6 +166,7 @@ impl Database {
         let conn = writer.open(&self.path, closing)?;
         let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        self.require_latest_schema(&transaction).map_err(|error| error.at(&self.path))?;
         let result = work(&transaction)?;
         transaction.commit().map_err(failed)?;
         Ok(result)
@@ -210,12 +241,25 @@ impl Database {
     }
 }
 
-fn open_writer(path: &Path, durability: Durability, backup: impl FnOnce() -> Result<()>) -> Result<Connection> {
+/// Opens a database that must be there, for reading; tells the kind of what is wrong with it.
+fn open_existing(path: &Path) -> Result<Connection> {
+    if !exists(path)? {
+        return Err(Error::NoDatabase { path: path.to_path_buf() });
+    }
+    connection::open_reader(path).map_err(|error| error.at(path))
+}
+
+fn open_writer(
+    path: &Path,
+    durability: Durability,
+    progress: &ProgressCallback,
+    before_upgrade: impl FnOnce() -> Result<()>,
+) -> Result<Connection> {
     if !exists(path)? {
         create(path)?;
     }
     let mut conn = connection::open_writer(path)?;
-    migrations::migrate(&mut conn, path, backup)?;
+    migrations::release().migrate(&mut conn, path, progress, before_upgrade)?;
     connection::configure_writer(&conn, durability)?;
     Ok(conn)
 }
@@ -224,10 +268,10 @@ fn open_writer(path: &Path, durability: Durability, backup: impl FnOnce() -> Res
 fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => {
-            Err(Error::NotAStateDatabase { path: path.to_path_buf(), detail: "it is a link".into() })
+            Err(Error::NotAStateDatabase { path: path.to_path_buf(), found: ForeignFile::Link })
         }
         Ok(metadata) if metadata.len() == 0 => {
-            Err(Error::NotAStateDatabase { path: path.to_path_buf(), detail: "the file is empty".into() })
+            Err(Error::NotAStateDatabase { path: path.to_path_buf(), found: ForeignFile::Empty })
         }
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -258,16 +302,17 @@ fn create(path: &Path) -> Result<()> {
     }
     directory::remove_temporary_files(directory, &[NEW_PREFIX])?;
     let file = directory::temporary_file(directory, NEW_PREFIX)?;
-    let mut conn = connection::open_writer(file.path())?;
-    // Freed pages can be given back to the file system bit by bit; this must be set before the first table.
-    conn.pragma_update(None, "auto_vacuum", "incremental")?;
-    migrations::create(&mut conn, path)?;
-    conn.close().map_err(|(_, error)| error)?;
+    backup::create_copy(file.path(), |_| Ok(()))?;
+    publish(file, path)
+}
+
+/// Gives a complete database that nobody has open the name under which there is none.
+pub(crate) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(Error::io("write", file.path()))?;
     // Closed before it gets its name: closing any handle on a live database drops SQLite's locks on it.
     let file = file.into_temp_path();
     file.persist_noclobber(path).map_err(|error| Error::io("create", path)(error.error))?;
-    sync_directory(directory)
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 const NEW_PREFIX: &str = ".state-";

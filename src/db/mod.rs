@@ -9,12 +9,14 @@ mod codec;
 mod connection;
 mod database;
 mod migrations;
+mod schema;
 mod table;
 
-pub(crate) use backup::{backup_label, copy_database, prepare_copy, schema_differences, verify_database};
+pub(crate) use backup::{backup_label, copy_database, create_copy, prepare_copy, verify_database};
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
-pub(crate) use database::{Closed, Database};
-pub(crate) use migrations::status as migration_status;
+pub(crate) use database::{Closed, Database, publish};
+pub(crate) use migrations::has_known_schema;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
+pub(crate) use schema::schema_differences;
 pub(crate) use table::{List, Table};

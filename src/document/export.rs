@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
@@ -42,140 +43,18 @@ impl StateStore {
     /// # Errors
     /// [`Error::Stream`] where the writer fails.
     pub fn export_json(&self, mut writer: impl Write) -> Result<()> {
-        self.read(|conn| write(conn, head::read_or_new(conn, self.now())?, &self.options().progress, &mut writer))
+        self.read(|conn| export(conn, self.now(), &self.options().progress, &mut writer))
     }
 }
 
-/// A document that was written to a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ExportedFile {
-    /// The file.
-    pub path: PathBuf,
-    /// Its size.
-    pub bytes: u64,
-}
-
-impl StateStore {
-    /// Writes the state as a document to a file. Nobody ever sees a part of it, and a kill leaves the old file or the new.
-    ///
-    /// Through a link, the file that it leads to is replaced. What is no file, such as a pipe, is written to. For the
-    /// state directory's `current-state.json` this is [`refresh_export`](Self::refresh_export).
-    ///
-    /// ```
-    /// use agentmux_state::*;
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let state_dir = dir.path();
-    /// let store = StateStore::open(state_dir)?;
-    /// # let elsewhere = tempfile::tempdir().unwrap();
-    /// # let path = elsewhere.path().join("copy.json");
-    /// let exported = store.export_to(&path)?;
-    /// assert!(exported.bytes > 0);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::OwnFile`] where the file belongs to the state.
-    pub fn export_to(&self, path: &Path) -> Result<ExportedFile> {
-        let target = if is_link(path) { directory::resolve(path)? } else { path.to_path_buf() };
-        let parent = directory::resolve(match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        })?;
-        if parent == self.state_dir() && target.file_name() == Some(EXPORT_FILE.as_ref()) {
-            return self.refresh_export();
-        }
-        if parent == self.state_dir() || parent == self.state_dir().join(BACKUP_DIRECTORY) {
-            return Err(Error::OwnFile { path: path.to_path_buf() });
-        }
-        let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
-        let bytes = self.read(|conn| {
-            let head = head::read_or_new(conn, self.now())?;
-            let progress = &self.options().progress;
-            if is_special {
-                let file = OpenOptions::new().write(true).open(&target).map_err(Error::io("open", &target))?;
-                let mut out = BufWriter::with_capacity(64 * 1024, file);
-                write(conn, head, progress, &mut out)?;
-                return out.flush().map(|()| 0).map_err(Error::io("write", &target));
-            }
-            replace_file(&target, |out| write(conn, head, progress, out)).map(|metadata| metadata.len())
-        })?;
-        Ok(ExportedFile { path: path.to_path_buf(), bytes })
-    }
-
-    /// Brings `current-state.json` in the state directory up to date.
-    ///
-    /// A file there that is not the last export, as the TypeScript service or a person wrote it, is first copied to
-    /// `backups/`. Two processes that export at once take turns.
-    ///
-    /// ```
-    /// use agentmux_state::*;
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let state_dir = dir.path();
-    /// let store = StateStore::open(state_dir)?;
-    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
-    /// let exported = store.refresh_export()?;
-    /// assert!(exported.path.ends_with("current-state.json"));
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::NoState`] where nothing was ever written: an empty document must not take the place of a state file.
-    pub fn refresh_export(&self) -> Result<ExportedFile> {
-        self.database().require_writable()?;
-        let _turn = directory::lock(self.state_dir())?;
-        directory::remove_temporary_files(self.state_dir(), &[WRITING_PREFIX])?;
-        let path = self.state_dir().join(EXPORT_FILE);
-        let (head, last) = self.read(|conn| Ok((head::read(conn)?, checkpoint::last_export(conn)?)))?;
-        if head.is_none() {
-            return Err(Error::NoState { path: self.database().path().to_path_buf() });
-        }
-        self.keep_foreign_file(&path, last.as_ref().map(|(fingerprint, _)| fingerprint.as_str()))?;
-        let (metadata, checkpoint_id) = self.read(|conn| {
-            let head = head::read_or_new(conn, self.now())?;
-            let metadata = replace_file(&path, |out| write(conn, head, &self.options().progress, out))?;
-            Ok((metadata, checkpoint::last_id(conn)?))
-        })?;
-        self.database()
-            .write_while_closing(|conn| checkpoint::note_export(conn, &fingerprint(&metadata), checkpoint_id))?;
-        Ok(ExportedFile { path, bytes: metadata.len() })
-    }
-
-    fn keep_foreign_file(&self, path: &Path, last: Option<&str>) -> Result<()> {
-        let metadata = match fs::metadata(path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Error::io("read", path)(error)),
-        };
-        if !metadata.is_file() {
-            return Err(Error::io("replace", path)(io::Error::other("it is no file")));
-        }
-        if last == Some(&fingerprint(&metadata)) {
-            return Ok(());
-        }
-        let label = if last.is_none() { "before-first-export" } else { "changed-export" };
-        let _turn = backup::Folder::change(self.state_dir())?;
-        let id = backup::unused_id(self.state_dir(), label, self.now());
-        let copy = self.state_dir().join(BACKUP_DIRECTORY).join(format!("{id}.json"));
-        let mut file = File::open(path).map_err(Error::io("read", path))?;
-        replace_file(&copy, |out| io::copy(&mut file, out).map(drop).map_err(Error::io("write", &copy)))?;
-        tracing::info!(copy = %copy.display(), "kept the file that the export is about to replace");
-        Ok(())
-    }
-}
-
-/// Tells one version of a file from another: its size and the time of its last change.
-fn fingerprint(metadata: &fs::Metadata) -> String {
-    format!("{} bytes, {}.{:09}", metadata.len(), metadata.mtime(), metadata.mtime_nsec())
-}
-
-/// Writes the state that has this head.
-fn write(conn: &Connection, head: OrchestratorState, progress: &ProgressCallback, out: &mut dyn Write) -> Result<()> {
+/// Writes the state in a database as a document.
+pub(crate) fn export(
+    conn: &Connection,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let head = head::read_or_new(conn, now)?;
     let failure = RefCell::new(None);
     let total = store::counts(conn)?.entities();
     let done = Cell::new(0_u64);
@@ -240,6 +119,133 @@ fn write(conn: &Connection, head: OrchestratorState, progress: &ProgressCallback
     })?;
     progress.report(Stage::Exporting, total, Some(total));
     Ok(())
+}
+
+/// A document that was written to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportedFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl StateStore {
+    /// Writes the state as a document to a file. Nobody ever sees a part of it, and a kill leaves the old file or the new.
+    ///
+    /// Through a link, the file that it leads to is replaced. What is no file, such as a pipe, is written to. For the
+    /// state directory's `current-state.json` this is [`refresh_export`](Self::refresh_export).
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// # let elsewhere = tempfile::tempdir().unwrap();
+    /// # let path = elsewhere.path().join("copy.json");
+    /// let exported = store.export_to(&path)?;
+    /// assert!(exported.bytes > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OwnFile`] where the file belongs to the state.
+    pub fn export_to(&self, path: &Path) -> Result<ExportedFile> {
+        let target = if is_link(path) { directory::resolve(path)? } else { path.to_path_buf() };
+        let parent = directory::resolve(match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        })?;
+        if parent == self.state_dir() && target.file_name() == Some(EXPORT_FILE.as_ref()) {
+            return self.refresh_export();
+        }
+        if parent == self.state_dir() || parent == self.state_dir().join(BACKUP_DIRECTORY) {
+            return Err(Error::OwnFile { path: path.to_path_buf() });
+        }
+        let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+        let bytes = self.read(|conn| {
+            let progress = &self.options().progress;
+            if is_special {
+                let file = OpenOptions::new().write(true).open(&target).map_err(Error::io("open", &target))?;
+                let mut out = BufWriter::with_capacity(64 * 1024, file);
+                export(conn, self.now(), progress, &mut out)?;
+                return out.flush().map(|()| 0).map_err(Error::io("write", &target));
+            }
+            replace_file(&target, |out| export(conn, self.now(), progress, out)).map(|metadata| metadata.len())
+        })?;
+        Ok(ExportedFile { path: path.to_path_buf(), bytes })
+    }
+
+    /// Brings `current-state.json` in the state directory up to date.
+    ///
+    /// A file there that is not the last export, as the TypeScript service or a person wrote it, is first copied to
+    /// `backups/`. Two processes that export at once take turns.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let store = StateStore::open(state_dir)?;
+    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
+    /// let exported = store.refresh_export()?;
+    /// assert!(exported.path.ends_with("current-state.json"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoState`] where nothing was ever written: an empty document must not take the place of a state file.
+    pub fn refresh_export(&self) -> Result<ExportedFile> {
+        self.database().require_writable()?;
+        let _turn = directory::lock(self.state_dir())?;
+        directory::remove_temporary_files(self.state_dir(), &[WRITING_PREFIX])?;
+        let path = self.state_dir().join(EXPORT_FILE);
+        let (head, last) = self.read(|conn| Ok((head::read(conn)?, checkpoint::last_export(conn)?)))?;
+        if head.is_none() {
+            return Err(Error::NoState { path: self.database().path().to_path_buf() });
+        }
+        self.keep_foreign_file(&path, last.as_ref().map(|(fingerprint, _)| fingerprint.as_str()))?;
+        let (metadata, checkpoint_id) = self.read(|conn| {
+            let progress = &self.options().progress;
+            let metadata = replace_file(&path, |out| export(conn, self.now(), progress, out))?;
+            Ok((metadata, checkpoint::last_id(conn)?))
+        })?;
+        self.database()
+            .write_while_closing(|conn| checkpoint::note_export(conn, &fingerprint(&metadata), checkpoint_id))?;
+        Ok(ExportedFile { path, bytes: metadata.len() })
+    }
+
+    fn keep_foreign_file(&self, path: &Path, last: Option<&str>) -> Result<()> {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", path)(error)),
+        };
+        if !metadata.is_file() {
+            return Err(Error::io("replace", path)(io::Error::other("it is no file")));
+        }
+        if last == Some(&fingerprint(&metadata)) {
+            return Ok(());
+        }
+        let label = if last.is_none() { "before-first-export" } else { "changed-export" };
+        let _turn = backup::Folder::change(self.state_dir())?;
+        let id = backup::unused_id(self.state_dir(), label, self.now());
+        let copy = self.state_dir().join(BACKUP_DIRECTORY).join(format!("{id}.json"));
+        let mut file = File::open(path).map_err(Error::io("read", path))?;
+        replace_file(&copy, |out| io::copy(&mut file, out).map(drop).map_err(Error::io("write", &copy)))?;
+        tracing::info!(copy = %copy.display(), "kept the file that the export is about to replace");
+        Ok(())
+    }
+}
+
+/// Tells one version of a file from another: its size and the time of its last change.
+fn fingerprint(metadata: &fs::Metadata) -> String {
+    format!("{} bytes, {}.{:09}", metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }
 
 /// The document, in the order of its keys; as `OrchestratorState`, but with lists that are read while they are written.

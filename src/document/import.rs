@@ -255,7 +255,7 @@ fn report(document: Document, imported: ImportCounts, options: &ImportOptions) -
     }
     let (set_aside, warnings): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.set_aside);
     Ok(ImportReport {
-        source_version: document.head.version,
+        source_version: document.source_version,
         imported,
         set_aside: set_aside.into_iter().map(|it| ReportedSetAside { path: it.path, reason: it.message }).collect(),
         warnings: warnings.into_iter().map(|it| ReportedWarning { path: it.path, message: it.message }).collect(),

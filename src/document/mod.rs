@@ -11,9 +11,12 @@ mod path;
 mod reader;
 mod scanner;
 mod typescript;
+mod upgrade;
 mod value;
+mod version;
 
 pub use export::ExportedFile;
+pub(crate) use export::export;
 pub(crate) use import::import;
 pub use import::{ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning};
 pub(crate) use typescript::typescript_file;

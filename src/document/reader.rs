@@ -9,7 +9,9 @@ use super::decode;
 use super::object::{Context, Notice, Object, Readable, is_shallow, too_deep};
 use super::path::{Path, Step, steps_to, text_at};
 use super::scanner::{RawValue, Scanner};
+use super::upgrade::{LAYOUT, Layout, Part, Upgrade};
 use super::value::{ParseError, parse};
+use super::version;
 use crate::error::{Error, Result};
 use crate::model::{
     AgentState, ConversationState, Extra, OrchestratorMetadata, OrchestratorState, ProjectState, STATE_VERSION,
@@ -35,6 +37,8 @@ pub(super) trait Sink {
 pub(super) struct Document {
     /// The document without its records.
     pub(super) head: OrchestratorState,
+    /// The version that the document has; that of the head is the one that it was brought to.
+    pub(super) source_version: String,
     /// What was not as the format says, in the order of the document.
     pub(super) findings: Vec<Finding>,
 }
@@ -57,7 +61,20 @@ const SELF_IMPROVEMENT: &str = "selfImprovement";
 
 /// Reads a document to its end. `new_id` is the id of a document that has none.
 pub(super) fn read(input: impl BufRead, source_name: &str, new_id: &str, sink: &mut dyn Sink) -> Result<Document> {
+    read_as(&LAYOUT, input, source_name, new_id, sink)
+}
+
+/// As [`read`], in some layout.
+pub(super) fn read_as(
+    layout: &'static Layout,
+    input: impl BufRead,
+    source_name: &str,
+    new_id: &str,
+    sink: &mut dyn Sink,
+) -> Result<Document> {
     let mut reader = Reader {
+        layout,
+        steps: &[],
         scanner: Scanner::new(input, source_name),
         source_name,
         sink,
@@ -68,13 +85,20 @@ pub(super) fn read(input: impl BufRead, source_name: &str, new_id: &str, sink: &
         ids: HashSet::new(),
     };
     reader.document()?;
-    let head = reader.finish(new_id)?;
-    Ok(Document { head, findings: reader.findings })
+    let mut head = reader.finish(new_id)?;
+    let source_version = head.version.clone();
+    if let Some(step) = reader.steps.last() {
+        head.version = step.to.to_owned();
+    }
+    Ok(Document { head, source_version, findings: reader.findings })
 }
 
 struct Reader<'s, R> {
     scanner: Scanner<'s, R>,
     source_name: &'s str,
+    layout: &'static Layout,
+    /// What brings the parts of the document to the layout; none until its version is known.
+    steps: &'static [Upgrade],
     sink: &'s mut dyn Sink,
     findings: Vec<Finding>,
     /// Members of the head, as they stand in the document.
@@ -134,14 +158,17 @@ impl<R: BufRead> Reader<'_, R> {
             return self.set_aside(&Path::member(&key), &value, reason);
         }
         match key.as_str() {
-            "conversations" => self.list("conversations", decode::conversation, |it| &it.id, Record::Conversation),
-            "tasks" => self.list("tasks", decode::task, |it| &it.id, |it| Record::Task(it.into())),
-            "agents" => self.list("agents", decode::agent, |it| &it.session_name, Record::Agent),
-            "projects" => self.list("projects", decode::project, |it| &it.id, Record::Project),
+            "conversations" => {
+                self.list("conversations", Part::Conversation, decode::conversation, |it| &it.id, Record::Conversation)
+            }
+            "tasks" => self.list("tasks", Part::Task, decode::task, |it| &it.id, |it| Record::Task(it.into())),
+            "agents" => self.list("agents", Part::Agent, decode::agent, |it| &it.session_name, Record::Agent),
+            "projects" => self.list("projects", Part::Project, decode::project, |it| &it.id, Record::Project),
             SELF_IMPROVEMENT => {
                 let raw = self.scanner.value()?;
                 if raw.text != "null"
-                    && let Some(state) = self.record(&Path::member(&key), &raw, decode::self_improvement)?
+                    && let Some(state) =
+                        self.record(Some(Part::SelfImprovement), &Path::member(&key), &raw, decode::self_improvement)?
                 {
                     self.sink.record(Record::SelfImprovement(state))?;
                 }
@@ -150,7 +177,7 @@ impl<R: BufRead> Reader<'_, R> {
             known if HEAD.contains(&known) => {
                 let raw = self.scanner.value()?;
                 if known == "version" {
-                    refuse_newer(&raw.text, self.source_name)?;
+                    self.version(&raw)?;
                 }
                 self.head.insert(key, raw);
                 Ok(())
@@ -158,7 +185,7 @@ impl<R: BufRead> Reader<'_, R> {
             _ => {
                 let raw = self.scanner.value()?;
                 let shallow = |value| if is_shallow(&value) { Ok(value) } else { Err(too_deep()) };
-                if let Some(value) = self.record(&Path::member(&key), &raw, |value, _| shallow(value))? {
+                if let Some(value) = self.record(None, &Path::member(&key), &raw, |value, _| shallow(value))? {
                     self.extra.insert(key, value);
                 }
                 Ok(())
@@ -169,6 +196,7 @@ impl<R: BufRead> Reader<'_, R> {
     fn list<T>(
         &mut self,
         name: &'static str,
+        part: Part,
         decode: fn(Value, &mut Context) -> Readable<T>,
         id: fn(&T) -> &str,
         wrap: fn(T) -> Record,
@@ -190,7 +218,7 @@ impl<R: BufRead> Reader<'_, R> {
         for index in 0.. {
             let raw = self.scanner.value()?;
             let path = path.index(index);
-            if let Some(record) = self.record(&path, &raw, decode)? {
+            if let Some(record) = self.record(Some(part), &path, &raw, decode)? {
                 if self.ids.insert((name, id(&record).to_owned())) {
                     self.sink.record(wrap(record))?;
                 } else {
@@ -206,14 +234,43 @@ impl<R: BufRead> Reader<'_, R> {
         Ok(())
     }
 
+    /// Takes note of the document's version.
+    fn version(&mut self, raw: &RawValue) -> Result<()> {
+        if let Some(found) = version::newer(&raw.text, self.layout.version) {
+            let source_name = self.source_name.to_owned();
+            return Err(Error::DocumentTooNew { source_name, found, supported: self.layout.version });
+        }
+        let version: String = serde_json::from_str(&raw.text).unwrap_or_default();
+        self.steps = self.layout.steps_from(&version);
+        let first_list = LISTS.iter().chain([&SELF_IMPROVEMENT]).find(|name| self.seen.contains(**name));
+        match first_list {
+            Some(name) if !self.steps.is_empty() => {
+                let detail = format!(
+                    "the document has version {version}, older than {}, and says so after {name:?}; move \"version\" before it",
+                    self.layout.version
+                );
+                Err(self.scanner.error_at(raw.line, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings a part of an older document to the layout that is read.
+    fn upgrade(&self, part: Part, value: &mut Value) {
+        if let Value::Object(members) = value {
+            self.steps.iter().for_each(|step| (step.apply)(part, members));
+        }
+    }
+
     /// Parses and decodes a record; `None` where it was set aside.
     fn record<T>(
         &mut self,
+        part: Option<Part>,
         path: &Path,
         raw: &RawValue,
         decode: impl FnOnce(Value, &mut Context) -> Readable<T>,
     ) -> Result<Option<T>> {
-        let value = match parse(&raw.text) {
+        let mut value = match parse(&raw.text) {
             Ok(parsed) => {
                 if let Some(key) = parsed.repeated_keys.first() {
                     let reason = format!("the key {key:?} stands twice in one object; the last one was read");
@@ -228,6 +285,9 @@ impl<R: BufRead> Reader<'_, R> {
                 return Ok(None);
             }
         };
+        if let Some(part) = part {
+            self.upgrade(part, &mut value);
+        }
         let mut context = Context::default();
         match decode(value, &mut context) {
             Ok(_) if context.notices.len() > MOST_FINDINGS => {
@@ -268,13 +328,15 @@ impl<R: BufRead> Reader<'_, R> {
         let mut members = Map::new();
         for key in HEAD {
             if let Some(raw) = raw.get(key)
-                && let Some(value) = self.record(&Path::member(key), raw, |value, _| Ok(value))?
+                && let Some(value) = self.record(None, &Path::member(key), raw, |value, _| Ok(value))?
             {
                 members.insert(key.to_owned(), value);
             }
         }
+        let mut members = Value::Object(members);
+        self.upgrade(Part::Head, &mut members);
         let mut context = Context::default();
-        let Ok(mut object) = Object::new(Value::Object(members), &mut context) else {
+        let Ok(mut object) = Object::new(members, &mut context) else {
             return Err(self.scanner.error("the document is no object".into()));
         };
         let head = OrchestratorState {
@@ -302,7 +364,7 @@ impl<R: BufRead> Reader<'_, R> {
             let notice = Notice { steps: steps.to_vec(), ..notice };
             self.notice(&Path(base.to_vec()), member.unwrap_or(&nothing), notice)?;
         }
-        if major(&head.version).is_none() {
+        if version::major(&head.version).is_none() {
             let line = raw.get("version").map_or(1, |raw| raw.line);
             self.find(Path::member("version").to_string(), line, "no version number, kept as it stands".into(), false);
         }
@@ -366,33 +428,6 @@ fn is_known(key: &str) -> bool {
 
 fn new_metadata() -> OrchestratorMetadata {
     OrchestratorMetadata { version: STATE_VERSION.to_owned(), ..OrchestratorMetadata::default() }
-}
-
-fn refuse_newer(text: &str, source_name: &str) -> Result<()> {
-    // Also where it is no version number, but begins as one: `2`, `"2.0"`, `"v2.0.0"`.
-    let found = match serde_json::from_str(text) {
-        Ok(Value::String(version)) => version,
-        Ok(Value::Number(number)) => number.to_string(),
-        _ => return Ok(()),
-    };
-    let digits = found.trim_start_matches(['v', 'V', ' ']);
-    let digits = &digits[..digits.bytes().take_while(u8::is_ascii_digit).count()];
-    // Too many digits for a number are a large one.
-    let is_newer =
-        !digits.is_empty() && digits.parse::<u64>().ok().is_none_or(|major| Some(major) > self::major(STATE_VERSION));
-    if is_newer {
-        let source_name = source_name.to_owned();
-        return Err(Error::DocumentTooNew { source_name, found, supported: STATE_VERSION });
-    }
-    Ok(())
-}
-
-/// The major number of a semantic version.
-fn major(version: &str) -> Option<u64> {
-    let core = version.split(['-', '+']).next()?;
-    let mut numbers = core.split('.').map(|number| number.parse::<u64>().ok());
-    let (major, _, _) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    numbers.next().is_none().then_some(major)
 }
 
 fn line_of(raw: &RawValue, offset: usize) -> u64 {

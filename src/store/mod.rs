@@ -14,6 +14,7 @@ pub(crate) mod self_improvement;
 pub(crate) mod set_aside;
 mod summary;
 pub(crate) mod task;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,10 +30,11 @@ pub use run::{Run, RunOutcome};
 pub use set_aside::SetAsideRecord;
 pub(crate) use summary::counts;
 pub use summary::{Counts, StoreSummary};
+pub use upgrade::MigrationDryRun;
 
 use crate::backup::{self, Backup};
 use crate::clock::Clock;
-use crate::db::{Database, Durability, MigrationStatus, migration_status};
+use crate::db::{Database, Durability};
 use crate::directory::{self, DATABASE_FILE};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -137,13 +139,7 @@ impl StateStore {
     /// ```
     pub fn open_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         let state_dir = directory::prepare(state_dir.as_ref())?;
-        let path = state_dir.join(DATABASE_FILE);
-        let mut upgrade_backup = None;
-        let database = Database::open(&path, options.durability, options.max_readers, || {
-            upgrade_backup =
-                Some(backup::create(&state_dir, "before-upgrade", options.clock.now(), &options.progress)?);
-            Ok(())
-        })?;
+        let (database, upgrade_backup) = upgrade::open(&state_dir, &options)?;
         Ok(Self {
             inner: Arc::new(Inner { state_dir, database, options, upgrade_backup, runs: AtomicBool::new(false) }),
         })
@@ -174,36 +170,9 @@ impl StateStore {
         })
     }
 
-    /// Which migrations the database in a state directory has had and is to get. Changes nothing.
-    ///
-    /// ```
-    /// use agentmux_state::*;
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let state_dir = dir.path();
-    /// StateStore::open(state_dir)?;
-    /// assert!(StateStore::migration_status(state_dir)?.pending.is_empty());
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`open_read_only`](Self::open_read_only), but an outdated schema is none.
-    pub fn migration_status(state_dir: impl AsRef<Path>) -> Result<MigrationStatus> {
-        let path = existing(state_dir.as_ref())?.join(DATABASE_FILE);
-        let database = Database::open_any_version(&path, 1)?;
-        database.read(|conn| migration_status(conn, &path))
-    }
-
     /// The state directory, absolute and without links.
     pub fn state_dir(&self) -> &Path {
         &self.inner.state_dir
-    }
-
-    /// The backup that was made before the database was upgraded; `None` where opening found it up to date.
-    pub fn upgrade_backup(&self) -> Option<&Backup> {
-        self.inner.upgrade_backup.as_ref()
     }
 
     /// Adds a conversation or updates it. Only what changed is written; messages that are there already are not written

@@ -1,6 +1,9 @@
 //! What the tests share: fixtures, a base directory, and records to write.
 #![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
+pub mod role;
+pub mod trace;
+
 use std::path::{Path, PathBuf};
 
 use agentmux_state::{

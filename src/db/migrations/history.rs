@@ -1,0 +1,145 @@
+//! Which migrations a database has had, and whether its record of them can be trusted.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{APPLICATION_ID, MigrationSet, version_of};
+use crate::db::schema::schema;
+use crate::error::{Error, ForeignFile, HistoryProblem, Result};
+
+const HISTORY: &str = "refinery_schema_history";
+
+/// Which migrations a database has had and which it is to get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationStatus {
+    /// The database's schema version.
+    pub schema_version: u32,
+    /// The schema version of this release.
+    pub latest_schema_version: u32,
+    /// The version of the state document that the database's schema holds.
+    pub state_version: String,
+    /// Migrations that the database has had, in order.
+    pub applied: Vec<AppliedMigration>,
+    /// Migrations that it is to get, in order.
+    pub pending: Vec<PendingMigration>,
+}
+
+/// A migration that a database has had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedMigration {
+    /// Its number.
+    pub version: u32,
+    /// Its name.
+    pub name: String,
+    /// When it was applied, ISO 8601.
+    pub applied_on: String,
+}
+
+/// A migration that a database is to get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingMigration {
+    /// Its number.
+    pub version: u32,
+    /// Its name.
+    pub name: String,
+}
+
+impl MigrationSet {
+    /// Reads which migrations a database has had. Fails where it is not one of ours, too new, or its record is damaged.
+    pub(in crate::db) fn status(&self, conn: &Connection, path: &Path) -> Result<MigrationStatus> {
+        require_ours(conn, path)?;
+        let damaged = |problem| Error::HistoryDamaged { path: path.to_path_buf(), problem };
+        let applied = match read(conn) {
+            Ok(Some(applied)) => applied,
+            Ok(None) => return Err(damaged(HistoryProblem::Missing)),
+            // A value of another type than the column's.
+            Err(Error::Sqlite { source, .. }) if source.sqlite_error_code().is_none() => {
+                return Err(damaged(HistoryProblem::Unreadable { detail: source.to_string() }));
+            }
+            Err(other) => return Err(other),
+        };
+        let newest = applied.iter().map(|(migration, _)| migration.version).max().unwrap_or(0);
+        if newest > self.latest_version() {
+            let path = path.to_path_buf();
+            return Err(Error::SchemaTooNew { path, found: newest, supported: self.latest_version() });
+        }
+        if applied.is_empty() {
+            return Err(damaged(HistoryProblem::Missing));
+        }
+        for (known, (migration, checksum)) in self.migrations.iter().zip(&applied) {
+            let version = version_of(known);
+            if version != migration.version {
+                return Err(damaged(HistoryProblem::Cut { version }));
+            }
+            if known.name() != migration.name || known.checksum().to_string() != *checksum {
+                return Err(damaged(HistoryProblem::Altered { version }));
+            }
+            if OffsetDateTime::parse(&migration.applied_on, &Rfc3339).is_err() {
+                let detail = format!("the time of V{version} is no time");
+                return Err(damaged(HistoryProblem::Unreadable { detail }));
+            }
+        }
+        let state_version = self.state_versions.iter().find(|(version, _)| *version == newest);
+        let pending = self.migrations.iter().skip(applied.len());
+        Ok(MigrationStatus {
+            schema_version: newest,
+            latest_schema_version: self.latest_version(),
+            state_version: state_version.map_or("", |(_, state_version)| state_version).to_owned(),
+            pending: pending.map(|m| PendingMigration { version: version_of(m), name: m.name().to_owned() }).collect(),
+            applied: applied.into_iter().map(|(migration, _)| migration).collect(),
+        })
+    }
+
+    /// Fails where a database has what only a later version than the recorded one makes: the end of its record is lost, and
+    /// migrations would run a second time. What a person added is no matter.
+    pub(super) fn require_schema_of(&self, conn: &Connection, path: &Path, recorded: u32) -> Result<()> {
+        let mut later: HashSet<_> = schema(conn)?.into_iter().collect();
+        for object in schema(&self.fresh(recorded, path)?)? {
+            later.remove(&object);
+        }
+        for version in recorded + 1..=self.latest_version() {
+            if schema(&self.fresh(version, path)?)?.iter().any(|object| later.contains(object)) {
+                let path = path.to_path_buf();
+                return Err(Error::HistoryDamaged { path, problem: HistoryProblem::Cut { version } });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fails unless a database is one of this project's.
+pub(in crate::db) fn require_ours(conn: &Connection, path: &Path) -> Result<()> {
+    let application_id: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if application_id == APPLICATION_ID {
+        return Ok(());
+    }
+    let found = ForeignFile::OtherProgram { application_id };
+    Err(Error::NotAStateDatabase { path: path.to_path_buf(), found })
+}
+
+/// The record of applied migrations with their checksums; `None` where there is none.
+fn read(conn: &Connection) -> Result<Option<Vec<(AppliedMigration, String)>>> {
+    let exists = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    if conn.query_row(exists, [HISTORY], |_| Ok(())).optional()?.is_none() {
+        return Ok(None);
+    }
+    let columns =
+        "SELECT count(*) FROM pragma_table_info(?1) WHERE name IN ('version', 'name', 'applied_on', 'checksum')";
+    if conn.query_row(columns, [HISTORY], |row| row.get::<_, u32>(0))? < 4 {
+        return Ok(None);
+    }
+    let sql = format!("SELECT version, name, applied_on, checksum FROM {HISTORY} ORDER BY version");
+    let mut select = conn.prepare(&sql)?;
+    let rows = select.query_map([], |row| {
+        Ok((AppliedMigration { version: row.get(0)?, name: row.get(1)?, applied_on: row.get(2)? }, row.get(3)?))
+    })?;
+    Ok(Some(rows.collect::<rusqlite::Result<_>>()?))
+}

@@ -1,0 +1,198 @@
+//! The one way in which the schema changes: the files in `migrations/`, in order, run by refinery.
+//!
+//! Reading the version, backing up, running what is pending, recording it and checking the result happen inside one
+//! `BEGIN IMMEDIATE`: processes that open the same old database at once wait for each other, and a kill at any moment
+//! leaves the old schema or the new one.
+
+mod history;
+mod refinery_bridge;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use refinery_core::{Migration, Runner, SchemaVersion, Target};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+
+use crate::error::{Error, Result};
+use crate::progress::{ProgressCallback, Stage};
+
+pub(super) use history::require_ours;
+pub use history::{AppliedMigration, MigrationStatus, PendingMigration};
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// The version of the state document that each schema version holds: the one place that says so.
+const STATE_VERSIONS: &[(u32, &str)] = &[(1, "1.0.0"), (2, "1.0.0")];
+
+/// Marks a file as a state database: `AMXS`.
+const APPLICATION_ID: i32 = 0x414d_5853;
+
+/// The migrations of this release.
+pub(super) fn release() -> &'static MigrationSet {
+    static RELEASE: LazyLock<MigrationSet> = LazyLock::new(|| {
+        MigrationSet::new(embedded::migrations::runner().get_migrations().clone(), STATE_VERSIONS.to_vec())
+    });
+    &RELEASE
+}
+
+/// Whether this release knows a database's schema: whether it can read and write it.
+pub(crate) fn has_known_schema(conn: &Connection) -> bool {
+    release().status(conn, Path::new("")).is_ok()
+}
+
+/// Migrations in order, and the version of the state document that each of them leads to.
+pub(crate) struct MigrationSet {
+    migrations: Vec<Migration>,
+    state_versions: Vec<(u32, &'static str)>,
+}
+
+impl MigrationSet {
+    fn new(migrations: Vec<Migration>, state_versions: Vec<(u32, &'static str)>) -> Self {
+        let mut migrations: Vec<_> = migrations.into_iter().map(with_unix_lines).collect();
+        migrations.sort();
+        Self { migrations, state_versions }
+    }
+
+    /// The schema version that the last migration leads to.
+    pub(super) fn latest_version(&self) -> u32 {
+        self.migrations.last().map_or(0, version_of)
+    }
+
+    /// Gives a new, empty file the latest schema.
+    pub(super) fn create(&self, conn: &mut Connection, path: &Path) -> Result<()> {
+        // Freed pages can be given back to the file system bit by bit; this must be set before the first table.
+        conn.pragma_update(None, "auto_vacuum", "incremental")?;
+        locked(conn, path, |transaction| {
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            self.run(transaction, path, 0, self.latest_version(), &ProgressCallback::default())
+        })
+    }
+
+    /// Brings an existing database to the latest schema.
+    ///
+    /// `before` is called first, under the write lock, where a migration is due; where it fails, nothing is migrated.
+    pub(super) fn migrate(
+        &self,
+        conn: &mut Connection,
+        path: &Path,
+        progress: &ProgressCallback,
+        before: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        // Most databases are up to date: see without taking the write lock.
+        if self.status(conn, path)?.pending.is_empty() {
+            return Ok(());
+        }
+        locked(conn, path, |transaction| {
+            // Another process may have been first.
+            let status = self.status(transaction, path)?;
+            if status.pending.is_empty() {
+                return Ok(());
+            }
+            self.require_schema_of(transaction, path, status.schema_version)?;
+            before()?;
+            self.run(transaction, path, status.schema_version, self.latest_version(), progress)?;
+            progress.report(Stage::Verifying, 0, Some(1));
+            check(transaction, path)?;
+            progress.report(Stage::Verifying, 1, Some(1));
+            Ok(())
+        })
+    }
+
+    /// Fails unless the database has the latest schema.
+    pub(super) fn require_latest(&self, conn: &Connection, path: &Path) -> Result<()> {
+        let status = self.status(conn, path)?;
+        if status.pending.is_empty() {
+            return Ok(());
+        }
+        Err(Error::SchemaOutdated {
+            path: path.to_path_buf(),
+            found: status.schema_version,
+            required: self.latest_version(),
+        })
+    }
+
+    /// A database in memory with the schema of a version. `path` is the database that it is to be compared with.
+    pub(super) fn fresh(&self, version: u32, path: &Path) -> Result<Connection> {
+        let mut conn = Connection::open_in_memory()?;
+        conn.pragma_update(None, "foreign_keys", false)?;
+        let transaction = conn.transaction()?;
+        self.run(&transaction, path, 0, version, &ProgressCallback::default())?;
+        transaction.commit()?;
+        Ok(conn)
+    }
+
+    /// Runs and records the migrations from one version to another.
+    fn run(
+        &self,
+        transaction: &Transaction<'_>,
+        path: &Path,
+        from: u32,
+        to: u32,
+        progress: &ProgressCallback,
+    ) -> Result<()> {
+        let due = self.migrations.iter().filter(|it| (from + 1..=to).contains(&version_of(it)));
+        let total = Some(u64::from(to - from));
+        for (done, migration) in (0..).zip(due) {
+            progress.report(Stage::Migrating, done, total);
+            let failed = |detail: String| Error::MigrationFailed {
+                path: path.to_path_buf(),
+                migration: migration.to_string(),
+                detail,
+            };
+            // One at a time, so that the one that fails is known by name; all in the transaction that is open.
+            Runner::new(&self.migrations)
+                .set_grouped(true)
+                .set_target(Target::Version(migration.version()))
+                .run(&mut refinery_bridge::Locked(transaction))
+                .map_err(|error| {
+                    failed(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+                })?;
+            if transaction.is_autocommit() {
+                return Err(failed("it ended the transaction that it runs in".into()));
+            }
+            tracing::info!(%migration, "ran a migration");
+        }
+        progress.report(Stage::Migrating, u64::from(to - from), total);
+        Ok(())
+    }
+}
+
+/// A checkout that turned the line ends into CRLF must not make another migration of it.
+fn with_unix_lines(migration: Migration) -> Migration {
+    let sql = migration.sql().filter(|sql| sql.contains('\r')).map(|sql| sql.replace("\r\n", "\n"));
+    sql.and_then(|sql| Migration::unapplied(&migration.to_string(), &sql).ok()).unwrap_or(migration)
+}
+
+fn version_of(migration: &Migration) -> u32 {
+    u32::try_from(SchemaVersion::from(migration.version())).unwrap_or(u32::MAX)
+}
+
+/// Runs `work` under the write lock with foreign keys off, and commits.
+fn locked(conn: &mut Connection, path: &Path, work: impl FnOnce(&Transaction<'_>) -> Result<()>) -> Result<()> {
+    // With foreign keys on, rebuilding a parent table would delete its children. They cannot be switched inside a
+    // transaction; the caller switches them on, once the schema is the latest.
+    conn.pragma_update(None, "foreign_keys", false)?;
+    conn.pragma_update(None, "synchronous", "full")?;
+    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    work(&transaction).map_err(|error| error.at(path))?;
+    Ok(transaction.commit()?)
+}
+
+/// Fails where migrations left anything wrong: a reference to nothing, a value that its column does not allow.
+fn check(transaction: &Transaction<'_>, path: &Path) -> Result<()> {
+    let failed = |detail: String| Error::MigrationFailed {
+        path: path.to_path_buf(),
+        migration: "the check afterwards".into(),
+        detail,
+    };
+    let broken: Option<String> = transaction.query_row("PRAGMA foreign_key_check", [], |row| row.get(0)).optional()?;
+    if let Some(table) = broken {
+        return Err(failed(format!("rows of {table} would refer to nothing")));
+    }
+    let verdict: String = transaction.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(failed(verdict)) }
+}

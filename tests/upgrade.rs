@@ -1,0 +1,427 @@
+//! Upgrades, as people meet them: databases of every released schema, processes at once, kills, full disks, going back.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use agentmux_state::{
+    CheckpointReason, Error, ForeignFile, HistoryProblem, ImportMode, ImportOptions, ProgressCallback, StateStore,
+    StoreOptions, TaskStatus, verify_backups,
+};
+use common::role::{role, said, say, start};
+use common::trace::{can_trace, run_injected, sweep};
+use common::{Base, FIXTURE, QUIRKS, TestResult, export, import, message, task};
+use rusqlite::Connection;
+use rusqlite::types::Value;
+
+const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/schema");
+const COMPLETE: &str = include_str!("fixtures/complete.json");
+
+fn latest() -> u32 {
+    let base = Base::new().expect("a directory");
+    base.store().expect("a store");
+    StateStore::migration_status(base.state_dir()).expect("its status").latest_schema_version
+}
+
+/// A database of a released schema, as SQL text, and the document that it holds.
+fn fixture(version: u32) -> std::io::Result<(String, String)> {
+    let read = |extension| fs::read_to_string(format!("{SCHEMAS}/v{version}.{extension}"));
+    Ok((read("sql")?, read("json")?))
+}
+
+/// A base directory with the database of a released schema, as its release left it: with a write-ahead log.
+fn base_of(version: u32) -> Result<Base, Box<dyn std::error::Error>> {
+    let base = Base::new()?;
+    fs::create_dir_all(base.state_dir())?;
+    let conn = Connection::open(base.file("state.db"))?;
+    conn.execute_batch(&fixture(version)?.0)?;
+    conn.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    Ok(base)
+}
+
+/// All rows of all tables, but for the record of migrations.
+fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<String, (Vec<String>, Vec<Vec<Value>>)>> {
+    let tables = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
+                  AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'refinery_schema_history'";
+    let tables: Vec<String> = conn.prepare(tables)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut all = BTreeMap::new();
+    for table in tables {
+        let mut select = conn.prepare(&format!("SELECT * FROM {table}"))?;
+        let columns: Vec<String> = select.column_names().iter().map(ToString::to_string).collect();
+        let rows = select.query_map([], |row| (0..columns.len()).map(|index| row.get(index)).collect())?;
+        let rows = rows.collect::<Result<_, _>>()?;
+        all.insert(table, (columns, rows));
+    }
+    Ok(all)
+}
+
+/// The schema, without the record of migrations.
+fn schema(conn: &Connection) -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
+    let sql = "SELECT type, name, sql FROM sqlite_schema WHERE tbl_name <> 'refinery_schema_history' ORDER BY 1, 2";
+    conn.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+/// Writes the fixtures of schema versions that have none. To be run once, by who adds a migration, before it lands:
+/// `cargo test --test upgrade -- --ignored`
+#[test]
+#[ignore = "writes files; see \"Adding a migration\" in the README"]
+fn write_missing_schema_fixtures() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, QUIRKS)?;
+    let replace = ImportOptions { mode: ImportMode::Replace, allow_shrink: true, ..ImportOptions::default() };
+    base.store()?.import_json(COMPLETE.as_bytes(), replace)?;
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-3", TaskStatus::Paused))?;
+    service.save_state(CheckpointReason::TaskCompleted)?;
+    service.remove_task("T-3")?;
+    service.prepare_for_shutdown()?;
+    base.store()?.append_message("C-1", &message(1))?;
+    let source = base.sql()?;
+    // Nothing of the machine that writes it, and every column filled.
+    source.execute_batch(
+        "UPDATE runs SET hostname = 'host-1', pid = 4242; UPDATE checkpoints SET hostname = 'host-1', pid = 4242;
+         UPDATE state SET hostname = 'host-1', pid = 4242;
+         INSERT INTO backup VALUES (1, 'backup-1767225600000-a-label', 'a label', '2026-01-01T00:00:00.000Z')",
+    )?;
+    for version in 1..=latest() {
+        if fixture(version).is_ok() {
+            continue;
+        }
+        let conn = Connection::open_in_memory()?;
+        for number in 1..=version {
+            let file = fs::read_dir("migrations")?
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<Vec<PathBuf>>>()?
+                .into_iter()
+                .find(|path| path.to_string_lossy().contains(&format!("/V{number}__")))
+                .expect("the migration");
+            conn.execute_batch(&fs::read_to_string(file)?)?;
+        }
+        let history = "SELECT sql FROM sqlite_schema WHERE name = 'refinery_schema_history'";
+        conn.execute_batch(&source.query_row(history, [], |row| row.get::<_, String>(0))?)?;
+        let target = rows(&conn)?;
+        let mut sql =
+            "PRAGMA foreign_keys = OFF;\nPRAGMA auto_vacuum = incremental;\nPRAGMA application_id = 1095587923;\n"
+                .to_owned();
+        let mut created =
+            conn.prepare("SELECT sql FROM sqlite_schema WHERE sql NOT NULL AND type = ?1 ORDER BY rowid")?;
+        let mut append = |kind: &str, sql: &mut String| -> rusqlite::Result<()> {
+            for statement in created.query_map([kind], |row| row.get::<_, String>(0))? {
+                *sql += &format!("{};\n", statement?);
+            }
+            Ok(())
+        };
+        append("table", &mut sql)?;
+        let history = (
+            String::from("refinery_schema_history"),
+            (vec!["version".into(), "name".into(), "applied_on".into(), "checksum".into()], vec![]),
+        );
+        for (table, (columns, _)) in target.into_iter().chain([history]) {
+            let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
+            let condition =
+                if table == "refinery_schema_history" { format!("WHERE version <= {version}") } else { String::new() };
+            let mut select =
+                source.prepare(&format!("SELECT {} FROM {table} {condition}", quoted.join(" || ', ' || ")))?;
+            for values in select.query_map([], |row| row.get::<_, String>(0))? {
+                sql += &format!("INSERT INTO {table} ({}) VALUES ({});\n", columns.join(", "), values?);
+            }
+        }
+        ["index", "trigger", "view"].iter().try_for_each(|kind| append(kind, &mut sql))?;
+        fs::create_dir_all(SCHEMAS)?;
+        fs::write(format!("{SCHEMAS}/v{version}.sql"), sql)?;
+        // Read back by this release: from now on every release has to read it so.
+        let written = Base::new()?;
+        fs::create_dir_all(written.state_dir())?;
+        Connection::open(written.file("state.db"))?
+            .execute_batch(&fs::read_to_string(format!("{SCHEMAS}/v{version}.sql"))?)?;
+        fs::write(format!("{SCHEMAS}/v{version}.json"), export(&written.store()?)?)?;
+    }
+    Ok(())
+}
+
+/// In the processes that other tests start; else it does nothing.
+#[test]
+fn in_a_role() -> TestResult {
+    let Some((role, base)) = role() else { return Ok(()) };
+    assert_eq!(role, "open");
+    say("ready");
+    // Until all of them are there.
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    let store = StateStore::open(base.join(".agentmux/state"))?;
+    say(if store.upgrade_backup().is_some() { "upgraded" } else { "found it upgraded" });
+    say(&export(&store)?.len().to_string());
+    Ok(())
+}
+
+#[test]
+fn every_released_schema_has_a_fixture_with_something_in_every_column() -> TestResult {
+    for version in 1..=latest() {
+        let conn = Connection::open_in_memory()?;
+        let (sql, _) = fixture(version).map_err(|error| format!("v{version}: {error}; see \"Adding a migration\""))?;
+        conn.execute_batch(&sql)?;
+        assert_eq!(conn.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?, "ok");
+        assert!(!conn.prepare("PRAGMA foreign_key_check")?.exists([])?, "v{version}");
+        let newest = "SELECT max(version) FROM refinery_schema_history";
+        assert_eq!(conn.query_row(newest, [], |row| row.get::<_, u32>(0))?, version);
+        for (table, (columns, rows)) in rows(&conn)? {
+            for (index, column) in columns.iter().enumerate() {
+                assert!(rows.iter().any(|row| row[index] != Value::Null), "v{version}: {table}.{column} is empty");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_database_of_every_released_schema_is_upgraded_with_all_that_is_in_it() -> TestResult {
+    let fresh = Base::new()?;
+    fresh.store()?;
+    for version in 1..=latest() {
+        let base = base_of(version)?;
+        let before = rows(&base.sql()?)?;
+        let store = base.store()?;
+        assert!(export(&store)? == fixture(version)?.1, "v{version}");
+        let after = rows(&base.sql()?)?;
+        for (table, (columns, rows)) in before {
+            let (new_columns, new_rows) = &after[&table];
+            let common: Vec<_> = columns.iter().map(|it| new_columns.iter().position(|new| new == it)).collect();
+            let kept: Vec<Vec<_>> = new_rows
+                .iter()
+                .map(|row| common.iter().map(|index| row[index.expect("the column is still there")].clone()).collect())
+                .collect();
+            // What a backup says of itself is of no use in a live database, and stays as it is.
+            assert_eq!(kept, rows, "v{version}: {table}");
+        }
+        assert_eq!(schema(&base.sql()?)?, schema(&fresh.sql()?)?, "v{version}");
+        assert_eq!(store.upgrade_backup().is_some(), version < latest());
+        assert!(base.store()?.upgrade_backup().is_none(), "once");
+        let report = store.check()?;
+        assert!(report.problems.iter().all(|problem| problem.kind == "permissions"), "v{version}: {report:?}");
+        store.update_task(&task("T-new", TaskStatus::Pending))?;
+        store.set_mode(&agentmux_state::OrchestratorMode::Normal)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_backup_before_an_upgrade_goes_back_to_the_same_bytes() -> TestResult {
+    for version in 1..latest() {
+        let base = base_of(version)?;
+        let store = base.store()?;
+        let backup = store.upgrade_backup().expect("a backup").clone();
+        assert_eq!(backup.label, "before-upgrade");
+        // The backup is of the old schema: the program that made it can use it.
+        let conn = Connection::open_with_flags(&backup.path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let newest = "SELECT max(version) FROM refinery_schema_history";
+        assert_eq!(conn.query_row(newest, [], |row| row.get::<_, u32>(0))?, version);
+        store.remove_task("T-1")?;
+        store.update_task(&task("T-new", TaskStatus::Pending))?;
+        store.restore_backup(&backup.id)?;
+        assert!(export(&store)? == fixture(version)?.1, "v{version}");
+    }
+    Ok(())
+}
+
+#[test]
+fn eight_processes_open_an_old_database_at_once_and_one_upgrades_it() -> TestResult {
+    let expected = fixture(1)?.1.len().to_string();
+    for round in 0..20 {
+        let base = base_of(1)?;
+        let mut processes: Vec<_> = (0..8).map(|_| start("open", &base)).collect::<std::io::Result<_>>()?;
+        for (_, output) in &mut processes {
+            assert_eq!(said(output).next().as_deref(), Some("ready"));
+        }
+        for (process, _) in &mut processes {
+            drop(process.stdin.take());
+        }
+        let mut upgraded = 0;
+        for (mut process, mut output) in processes {
+            let lines: Vec<_> = said(&mut output).collect();
+            assert!(process.wait()?.success(), "round {round}: {lines:?}");
+            upgraded += usize::from(lines[0] == "upgraded");
+            assert_eq!(lines[1], expected, "round {round}");
+        }
+        assert_eq!(upgraded, 1, "round {round}");
+        let history = "SELECT count(*) FROM refinery_schema_history";
+        assert_eq!(base.sql()?.query_row(history, [], |row| row.get::<_, u32>(0))?, latest());
+        assert!(export(&base.store()?)? == fixture(1)?.1, "round {round}");
+        assert_eq!(base.backups()?.len(), 2, "one backup and its checksum");
+    }
+    Ok(())
+}
+
+/// The program on a state directory.
+fn program(base: &Base, arguments: &[&str]) -> std::io::Result<Output> {
+    Command::new(env!("CARGO_BIN_EXE_agentmux-state")).arg("--state-dir").arg(base.state_dir()).args(arguments).output()
+}
+
+fn json(base: &Base, arguments: &[&str]) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
+    let output = program(base, &[&["--json"], arguments].concat())?;
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn error(base: &Base, arguments: &[&str]) -> std::io::Result<String> {
+    let output = program(base, arguments)?;
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn eight_installers_at_once_take_turns() -> TestResult {
+    let base = base_of(1)?;
+    let installers: Vec<_> = (0..8)
+        .map(|_| {
+            Command::new(env!("CARGO_BIN_EXE_agentmux-state"))
+                .args(["--json", "--state-dir"])
+                .arg(base.state_dir())
+                .arg("migrate")
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+        })
+        .collect::<std::io::Result<_>>()?;
+    let mut upgraded = 0;
+    for installer in installers {
+        let output = installer.wait_with_output()?;
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(report["pending"], serde_json::json!([]));
+        upgraded += usize::from(report["backup"].is_string());
+    }
+    assert_eq!(upgraded, 1);
+    assert!(export(&base.store()?)? == fixture(1)?.1);
+    Ok(())
+}
+
+/// Puts the database of the first schema in the place of what a base directory holds.
+fn start_over(base: &Base, old: &Path) -> std::io::Result<()> {
+    fs::remove_dir_all(base.state_dir())?;
+    fs::create_dir_all(base.state_dir())?;
+    fs::copy(old, base.file("state.db")).map(drop)
+}
+
+/// A database of the first schema as one file.
+fn old_database() -> Result<(Base, PathBuf), Box<dyn std::error::Error>> {
+    let base = base_of(1)?;
+    let path = base.path().join("old.db");
+    base.sql()?.execute("VACUUM INTO ?1", [path.to_str().expect("a path in UTF-8")])?;
+    let conn = Connection::open(&path)?;
+    conn.pragma_update(None, "application_id", 1_095_587_923)?;
+    conn.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    Ok((base, path))
+}
+
+#[test]
+fn an_upgrade_killed_at_any_write_is_finished_by_the_next_opening() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    let (base, old) = old_database()?;
+    let expected = fixture(1)?.1;
+    let (mut before, mut after) = (0, 0);
+    start_over(&base, &old)?;
+    let kills = sweep(&base, &["migrate"], 1, |nth| {
+        match StateStore::migration_status(base.state_dir())?.schema_version {
+            1 => before += 1,
+            version => {
+                assert_eq!(version, latest());
+                after += 1;
+            }
+        }
+        let store = base.store()?;
+        assert!(export(&store)? == expected, "killed at write {nth}");
+        let history = base.sql()?.query_row("SELECT count(*) FROM refinery_schema_history", [], |row| row.get(0));
+        assert_eq!(history, Ok(latest()), "killed at write {nth}");
+        let integrity = base.sql()?.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?;
+        assert_eq!(integrity, "ok", "killed at write {nth}");
+        let verdicts = store.verify_backups(None)?;
+        assert!(
+            !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.ok),
+            "killed at write {nth}: {verdicts:?}"
+        );
+        for name in base.backups()? {
+            assert!(name.ends_with(".db") || name.ends_with(".db.sha256"), "killed at write {nth}: {name}");
+        }
+        drop(store);
+        Ok(start_over(&base, &old)?)
+    })?;
+    eprintln!("upgrade killed at {kills} writes: {before} times before it was done, {after} times after");
+    assert!(kills >= 50 && before >= 20 && after >= 1, "{kills} kills, {before} before, {after} after");
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_is_full_or_fails_stops_an_upgrade_with_the_old_database_usable() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    let (base, old) = old_database()?;
+    let expected = fixture(1)?.1;
+    for (calls, error, step) in [("pwrite64", "ENOSPC", 3), ("pwrite64", "EIO", 7), ("fsync,fdatasync", "EIO", 1)] {
+        let (mut stopped, mut said_why) = (0, 0);
+        for nth in (1..).step_by(step) {
+            start_over(&base, &old)?;
+            let (done, errors) = run_injected(&base, calls, &format!("error={error}:when={nth}+"), &["migrate"])?;
+            assert!(!errors.contains("panicked"), "{errors}");
+            // The disk has room again, or works again.
+            if !done {
+                stopped += 1;
+                said_why += usize::from(errors.contains("was not upgraded, as the backup that comes first failed"));
+                assert!(errors.contains("error: "), "{errors}");
+                assert!(error != "ENOSPC" || errors.contains("no room left"), "{errors}");
+                let names = base.backups().unwrap_or_default();
+                assert!(names.iter().all(|name| !name.ends_with(".tmp")), "write {nth}: {names:?}");
+            }
+            let version = StateStore::migration_status(base.state_dir())?.schema_version;
+            assert!(done || version == 1 || error == "EIO", "a commit that failed for want of room is none");
+            assert!(export(&base.store()?)? == expected, "{calls} {error} at {nth}");
+            if done {
+                break;
+            }
+        }
+        eprintln!("{calls} {error}: {stopped} times stopped, {said_why} of them by the backup");
+        assert!(stopped >= 3 && said_why >= 2, "{calls} {error}: {stopped}, {said_why}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_its_backup_an_upgrade_does_not_start() -> TestResult {
+    let base = base_of(1)?;
+    // Where the backups are to lie there is a file.
+    fs::write(base.file("backups"), "not a directory")?;
+    match base.store().map(drop) {
+        Err(Error::Io { .. } | Error::UpgradeBackupFailed { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(error(&base, &["migrate"])?.contains("backups"));
+    assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
+    fs::remove_file(base.file("backups"))?;
+
+    // A database that is damaged does not pass the check of its backup.
+    let conn = base.sql()?;
+    conn.execute_batch("PRAGMA foreign_keys = OFF; DROP TRIGGER messages_need_their_owner")?;
+    conn.execute(
+        "INSERT INTO messages (conversation_id, position, role, content, timestamp) VALUES ('gone', 0, '', '', '')",
+        [],
+    )?;
+    match base.store().map(drop) {
+        Err(Error::UpgradeBackupFailed { source, .. }) => {
+            assert!(matches!(*source, Error::Corrupt { .. }), "{source}");
+            assert!(source.to_string().contains("rows of messages refer to nothing"), "{source}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
+    assert_eq!(base.backups()?, [""; 0]);
+    conn.execute("DELETE FROM messages WHERE conversation_id = 'gone'", [])?;
+    assert!(export(&base.store()?)? == fixture(1)?.1);
+    Ok(())
+}
