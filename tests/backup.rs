@@ -17,7 +17,7 @@ use agentmux_state::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use common::trace::{can_trace, sweep};
-use common::{Base, FIXTURE, QUIRKS, TestResult, agent, conversation, export, import, project, task};
+use common::{Base, FIXTURE, QUIRKS, TestResult, agent, base_of, conversation, export, fixture, import, project, task};
 use rusqlite::{Connection, OptionalExtension};
 
 fn backup_path(base: &Base, id: &str) -> PathBuf {
@@ -308,31 +308,20 @@ fn hostile_foreign_and_newer_backups_are_refused() -> TestResult {
 
 #[test]
 fn an_older_backup_is_upgraded_in_a_copy() -> TestResult {
+    let old = base_of(1)?;
+    old.sql()?.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
+    let content = fs::read(old.file("state.db"))?;
     let base = Base::new()?;
     let store = base.store()?;
-    import(&store, FIXTURE)?;
-    let backup = store.create_backup("old")?;
-    let conn = Connection::open(&backup.path)?;
-    conn.execute_batch(
-        "DROP TRIGGER state_mode_changed; ALTER TABLE state DROP COLUMN mode;
-         DELETE FROM refinery_schema_history WHERE version = 2",
-    )?;
-    // Word for word as the first migration made it.
-    let migration = include_str!("../migrations/V1__document.sql");
-    let table = &migration[..migration.find(";\n").expect("a statement")];
-    conn.pragma_update(None, "writable_schema", true)?;
-    conn.execute("UPDATE sqlite_schema SET sql = ?1 WHERE name = 'state'", [table])?;
-    drop(conn);
-    let old = fs::read(&backup.path)?;
+    base.write("backups/backup-1700000000000-old.db", &content)?;
     let sum = std::process::Command::new("sha256sum")
-        .arg(format!("{}.db", backup.id))
+        .arg("backup-1700000000000-old.db")
         .current_dir(base.file("backups"))
         .output()?;
-    fs::write(base.file("backups").join(format!("{}.db.sha256", backup.id)), sum.stdout)?;
-    store.remove_task("task-1")?;
-    store.restore_backup(&backup.id)?;
-    assert_eq!(export(&store)?, FIXTURE.replace("  \"mode\": \"normal\",\n", ""));
-    assert_eq!(fs::read(&backup.path)?, old, "the backup itself is only read");
+    base.write("backups/backup-1700000000000-old.db.sha256", sum.stdout)?;
+    store.restore_backup("backup-1700000000000-old")?;
+    assert_eq!(export(&store)?, fixture(1)?.1);
+    assert!(fs::read(backup_path(&base, "backup-1700000000000-old"))? == content, "the backup itself is only read");
     store.set_mode(&agentmux_state::OrchestratorMode::Onboarding)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use agentmux_state::TaskStatus;
-use common::{Base, FIXTURE, TestResult, task};
+use common::{Base, FIXTURE, TestResult, base_of, task};
 use serde_json::{Value, json};
 
 const FIXTURE_PATH: &str = "tests/fixtures/current-state.json";
@@ -269,31 +269,27 @@ fn resume_takes_the_moment_to_judge_by() -> TestResult {
 }
 
 #[test]
-fn migrate_makes_a_database_and_brings_an_old_one_up_to_date_after_a_backup() -> TestResult {
+fn migrate_makes_a_database_and_says_which_schema_it_has() -> TestResult {
     let base = Base::new()?;
+    let made = text(run(&base, 0, &["migrate"]));
+    assert!(made.starts_with("Made the database with schema version"), "{made}");
     let report = json(&base, &["migrate"]);
-    assert_eq!((&report["schemaVersion"], &report["latestSchemaVersion"]), (&json!(2), &json!(2)));
+    assert_eq!(report["schemaVersion"], report["latestSchemaVersion"]);
     assert_eq!((&report["stateVersion"], &report["backup"]), (&json!("1.0.0"), &Value::Null));
     assert_eq!(report["applied"][0]["name"], "document");
     assert_eq!(report["pending"], json!([]));
-
-    run(&base, 0, &["import", FIXTURE_PATH]);
-    base.sql()?.execute_batch(
-        "DROP TRIGGER state_mode_changed; ALTER TABLE state DROP COLUMN mode;
-         DELETE FROM refinery_schema_history WHERE version = 2",
-    )?;
-    let status = json(&base, &["migrate", "--status"]);
-    assert_eq!((&status["schemaVersion"], &status["pending"]), (&json!(1), &json!([{"version": 2, "name": "mode"}])));
-    assert!(error(&base, 1, &["status"]).contains("run `agentmux-state migrate`"));
-    assert!(error(&base, 1, &["checkpoint"]).contains("run `agentmux-state migrate`"));
+    assert!(report.get("dryRun").is_none());
     assert_eq!(base.backups()?, [""; 0]);
+    Ok(())
+}
 
-    let report = json(&base, &["migrate"]);
-    let backup = report["backup"].as_str().expect("a backup");
-    assert_eq!((&report["schemaVersion"], &report["pending"]), (&json!(2), &json!([])));
-    assert_eq!(base.backups()?, [format!("{backup}.db"), format!("{backup}.db.sha256")]);
-    let without_mode = FIXTURE.replace("  \"mode\": \"normal\",\n", "");
-    assert!(text(run(&base, 0, &["export", "-"])) == without_mode, "nothing else is lost");
+#[test]
+fn an_outdated_database_is_only_upgraded_on_purpose() -> TestResult {
+    let base = base_of(1)?;
+    for command in ["status", "checkpoint", "check"] {
+        assert!(error(&base, 1, &[command]).contains("run `agentmux-state migrate`"));
+    }
+    assert!(!base.file("backups").exists());
     Ok(())
 }
 

@@ -5,21 +5,20 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use agentmux_state::{
-    CheckpointReason, Error, ForeignFile, HistoryProblem, ImportMode, ImportOptions, ProgressCallback, StateStore,
-    StoreOptions, TaskStatus, verify_backups,
+    CheckpointReason, Error, ForeignFile, HistoryProblem, ImportMode, ImportOptions, ProgressCallback,
+    StatePersistenceService, StateStore, StoreOptions, TaskStatus, verify_backups,
 };
 use common::role::{role, said, say, start};
 use common::trace::{can_trace, run_injected, sweep};
-use common::{Base, FIXTURE, QUIRKS, TestResult, export, import, message, task};
+use common::{Base, FIXTURE, QUIRKS, SCHEMAS, TestResult, base_of, export, fixture, import, message, task};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
-const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/schema");
 const COMPLETE: &str = include_str!("fixtures/complete.json");
 
 fn latest() -> u32 {
@@ -28,24 +27,11 @@ fn latest() -> u32 {
     StateStore::migration_status(base.state_dir()).expect("its status").latest_schema_version
 }
 
-/// A database of a released schema, as SQL text, and the document that it holds.
-fn fixture(version: u32) -> std::io::Result<(String, String)> {
-    let read = |extension| fs::read_to_string(format!("{SCHEMAS}/v{version}.{extension}"));
-    Ok((read("sql")?, read("json")?))
-}
-
-/// A base directory with the database of a released schema, as its release left it: with a write-ahead log.
-fn base_of(version: u32) -> Result<Base, Box<dyn std::error::Error>> {
-    let base = Base::new()?;
-    fs::create_dir_all(base.state_dir())?;
-    let conn = Connection::open(base.file("state.db"))?;
-    conn.execute_batch(&fixture(version)?.0)?;
-    conn.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    Ok(base)
-}
+/// The columns of a table and its rows.
+type Content = (Vec<String>, Vec<Vec<Value>>);
 
 /// All rows of all tables, but for the record of migrations.
-fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<String, (Vec<String>, Vec<Vec<Value>>)>> {
+fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<String, Content>> {
     let tables = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
                   AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'refinery_schema_history'";
     let tables: Vec<String> = conn.prepare(tables)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -149,6 +135,13 @@ fn write_missing_schema_fixtures() -> TestResult {
 #[test]
 fn in_a_role() -> TestResult {
     let Some((role, base)) = role() else { return Ok(()) };
+    if role == "serve" {
+        let service = StatePersistenceService::new(Some(&base));
+        service.initialize()?;
+        say("ready");
+        std::io::stdin().read_to_end(&mut Vec::new())?;
+        return Ok(service.prepare_for_shutdown()?);
+    }
     assert_eq!(role, "open");
     say("ready");
     // Until all of them are there.
@@ -423,5 +416,331 @@ fn without_its_backup_an_upgrade_does_not_start() -> TestResult {
     assert_eq!(base.backups()?, [""; 0]);
     conn.execute("DELETE FROM messages WHERE conversation_id = 'gone'", [])?;
     assert!(export(&base.store()?)? == fixture(1)?.1);
+    Ok(())
+}
+
+#[test]
+fn what_is_no_database_of_this_release_is_refused_by_its_kind_and_keeps_every_byte() -> TestResult {
+    let base = Base::new()?;
+    base.store()?;
+    let path = base.file("state.db");
+    base.sql()?.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
+    let ours = fs::read(&path)?;
+    let with = |sql: &str| -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        fs::write(&path, &ours)?;
+        base.sql()?.execute_batch(sql)?;
+        Ok(fs::read(&path)?)
+    };
+    let foreign = |expected: ForeignFile| move |error: &Error| matches!(error, Error::NotAStateDatabase { found, .. } if *found == expected);
+    let history = |expected: HistoryProblem| move |error: &Error| matches!(error, Error::HistoryDamaged { problem, .. } if *problem == expected);
+    let row = |version: u32| format!("DELETE FROM refinery_schema_history WHERE version = {version}");
+    type Expected = Box<dyn Fn(&Error) -> bool>;
+    let last = latest();
+    let cases: Vec<(&str, Vec<u8>, Expected)> = vec![
+        ("an empty file", Vec::new(), Box::new(foreign(ForeignFile::Empty))),
+        ("a text", b"not a database, but a text ".repeat(99), Box::new(foreign(ForeignFile::NotSqlite))),
+        (
+            "another program's database",
+            with("PRAGMA application_id = 7")?,
+            Box::new(foreign(ForeignFile::OtherProgram { application_id: 7 })),
+        ),
+        (
+            "a database that is marked by nobody",
+            with("PRAGMA application_id = 0")?,
+            Box::new(foreign(ForeignFile::OtherProgram { application_id: 0 })),
+        ),
+        (
+            "a database of a newer release",
+            with("INSERT INTO refinery_schema_history VALUES (99, 'new', '2026-11-22T10:00:00Z', '1')")?,
+            Box::new(|error| matches!(error, Error::SchemaTooNew { found: 99, .. })),
+        ),
+        (
+            "an altered migration",
+            with("UPDATE refinery_schema_history SET checksum = '7' WHERE version = 1")?,
+            Box::new(history(HistoryProblem::Altered { version: 1 })),
+        ),
+        (
+            "a renamed migration",
+            with("UPDATE refinery_schema_history SET name = 'mood' WHERE version = 2")?,
+            Box::new(history(HistoryProblem::Altered { version: 2 })),
+        ),
+        ("a history without its beginning", with(&row(1))?, Box::new(history(HistoryProblem::Cut { version: 1 }))),
+        ("a history without its end", with(&row(last))?, Box::new(history(HistoryProblem::Cut { version: last }))),
+        (
+            "a history without rows",
+            with("DELETE FROM refinery_schema_history")?,
+            Box::new(history(HistoryProblem::Missing)),
+        ),
+        ("no history", with("DROP TABLE refinery_schema_history")?, Box::new(history(HistoryProblem::Missing))),
+        (
+            "another table in its place",
+            with("DROP TABLE refinery_schema_history; CREATE TABLE refinery_schema_history (x)")?,
+            Box::new(history(HistoryProblem::Missing)),
+        ),
+        (
+            "a value that no release writes",
+            with("UPDATE refinery_schema_history SET applied_on = 'yesterday'")?,
+            Box::new(|error| matches!(error, Error::HistoryDamaged { problem: HistoryProblem::Unreadable { .. }, .. })),
+        ),
+        (
+            "a number beyond all bounds",
+            with("UPDATE refinery_schema_history SET checksum = NULL")?,
+            Box::new(|error| matches!(error, Error::HistoryDamaged { problem: HistoryProblem::Unreadable { .. }, .. })),
+        ),
+    ];
+    for (what, content, is_expected) in cases {
+        fs::write(&path, &content)?;
+        let opened = base.store().map(drop).expect_err(what);
+        assert!(is_expected(&opened), "{what}: {opened:?}");
+        let message = error(&base, &["migrate"])?;
+        assert!(message.contains(&path.display().to_string()), "{what}: {message}");
+        assert!(message.trim_end() == format!("error: {opened}"), "{what}: {message}");
+        assert!(base.service().initialize().is_err(), "{what}");
+        assert!(fs::read(&path)? == content, "{what}: it keeps every byte");
+        assert_eq!(base.backups()?, [""; 0], "{what}");
+    }
+    Ok(())
+}
+
+#[test]
+fn migrate_says_what_it_will_do_does_it_and_says_where_the_backup_lies() -> TestResult {
+    let base = base_of(1)?;
+    let status = json(&base, &["migrate", "--status"])?;
+    assert_eq!((&status["schemaVersion"], &status["backup"]), (&serde_json::json!(1), &serde_json::Value::Null));
+    assert_eq!(status["pending"][0], serde_json::json!({"version": 2, "name": "mode"}));
+    let output = program(&base, &["migrate"])?;
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let printed = String::from_utf8(output.stdout)?;
+    let backup = base.backups()?.remove(0);
+    let plan = printed.find("The database has schema version 1, and this release has").expect("the plan");
+    let done = printed.find("Upgraded to schema version").expect("what was done");
+    assert!(plan < printed.find("  V2 mode").expect("each migration") && plan < done, "{printed}");
+    assert!(printed.contains(&base.file("backups").join(&backup).display().to_string()), "{printed}");
+
+    let again = program(&base, &["migrate"])?;
+    assert!(String::from_utf8(again.stdout)?.starts_with("The database is up to date"));
+    assert_eq!(base.backups()?.len(), 2, "no second backup");
+    // Nobody listens: it is done all the same.
+    let base = base_of(1)?;
+    let script = format!(
+        "'{}' --state-dir '{}' migrate | true; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_agentmux-state"),
+        base.state_dir().display()
+    );
+    assert!(Command::new("bash").args(["-c", &script]).status()?.success());
+    assert_eq!(StateStore::migration_status(base.state_dir())?.pending, []);
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_tries_all_of_it_on_a_copy_and_changes_nothing() -> TestResult {
+    let base = base_of(1)?;
+    let report = json(&base, &["migrate", "--dry-run"])?;
+    assert_eq!((&report["schemaVersion"], &report["backup"]), (&serde_json::json!(1), &serde_json::Value::Null));
+    for key in ["backupMs", "migrateMs"] {
+        assert!(report["dryRun"][key].is_u64(), "{report}");
+    }
+    let [before, after] = ["bytesBefore", "bytesAfter"].map(|key| report["dryRun"][key].as_u64().expect("a size"));
+    assert!(before > 100_000 && after >= before, "{report}");
+    assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
+    assert_eq!(base.backups()?, [""; 0]);
+    let printed = String::from_utf8(program(&base, &["migrate", "--dry-run"])?.stdout)?;
+    assert!(printed.contains("the database was not changed") && printed.contains("  V2 mode"), "{printed}");
+    assert_eq!(program(&base, &["migrate", "--dry-run", "--status"])?.status.code(), Some(2));
+
+    // What would make the upgrade fail is found without it.
+    base.sql()?.execute_batch("ALTER TABLE state ADD COLUMN mode TEXT")?;
+    let failed = error(&base, &["migrate", "--dry-run"])?;
+    assert!(failed.contains("V2__mode") && failed.contains("duplicate column name"), "{failed}");
+    assert!(error(&base, &["migrate"])?.contains("the database is as it was: V2__mode: duplicate column name"));
+    assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
+
+    let current = Base::new()?;
+    assert!(error(&current, &["migrate", "--dry-run"])?.contains("does not exist"));
+    assert!(!current.state_dir().exists());
+    current.store()?;
+    let printed = String::from_utf8(program(&current, &["migrate", "--dry-run"])?.stdout)?;
+    assert!(printed.starts_with("The database is up to date"), "{printed}");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_upgraded_under_an_orchestrator_that_runs() -> TestResult {
+    let base = Base::new()?;
+    let (mut service, mut output) = start("serve", &base)?;
+    assert_eq!(said(&mut output).next().as_deref(), Some("ready"));
+    // As if it were of the first release.
+    base.sql()?.execute_batch(
+        "DROP TRIGGER state_mode_changed; ALTER TABLE state DROP COLUMN mode;
+         DELETE FROM refinery_schema_history WHERE version > 1",
+    )?;
+    match base.store().map(drop) {
+        Err(Error::InUse { pid, .. }) => assert_eq!(pid, Some(service.id())),
+        other => panic!("{other:?}"),
+    }
+    assert!(error(&base, &["migrate"])?.contains(&format!("is in use by process {}", service.id())));
+    assert!(json(&base, &["migrate", "--dry-run"])?["dryRun"].is_object(), "a copy may be upgraded");
+    assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
+    service.kill()?;
+    service.wait()?;
+    assert!(base.store()?.upgrade_backup().is_some());
+    Ok(())
+}
+
+/// Makes a database what a newer release would leave.
+const NEWER: &str = "ALTER TABLE tasks ADD COLUMN mood TEXT; DROP TABLE backup;
+    INSERT INTO refinery_schema_history VALUES (99, 'mood', '2026-11-22T10:00:00Z', '1')";
+
+#[test]
+fn the_old_program_goes_back_to_the_backup_from_before_the_upgrade() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let backup = base.store()?.create_backup("before-upgrade")?.id;
+    base.sql()?.execute_batch(NEWER)?;
+    let refused = error(&base, &["status"])?;
+    assert!(refused.contains("schema version 99") && refused.contains("`agentmux-state backup list`"), "{refused}");
+    // All that is needed to go back works with the program that cannot open the database.
+    assert_eq!(json(&base, &["backup", "list"])?[0]["id"], backup.as_str());
+    assert_eq!(json(&base, &["backup", "verify"])?[0]["ok"], true);
+    assert!(error(&base, &["backup", "restore", "backup-1-no"])?.contains("there is no backup"));
+    let report = json(&base, &["backup", "restore", &backup])?;
+    assert!(export(&base.store()?)? == FIXTURE);
+    assert!(fs::read_to_string(base.file("current-state.json"))? == FIXTURE);
+    assert_eq!(report["restored"], backup.as_str());
+
+    // The newer state lies in a backup, for the newer release.
+    let safety = report["safetyBackup"].as_str().expect("an id");
+    let verdict = &verify_backups(base.state_dir(), Some(safety), &ProgressCallback::default())?[0];
+    assert!(verdict.problems[0].contains("schema version 99"), "{verdict:?}");
+    let conn = Connection::open(base.file("backups").join(format!("{safety}.db")))?;
+    assert_eq!(conn.query_row("SELECT count(mood IS NULL) FROM tasks", [], |row| row.get::<_, u32>(0))?, 24);
+    let listed = json(&base, &["backup", "list"])?;
+    assert_eq!(listed[0]["label"], "before-restore");
+    let status = json(&base, &["status"])?;
+    assert_eq!(status["lastCheckpoint"]["reason"], "error_recovery");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_put_in_the_place_of_a_newer_database_that_is_in_use_or_for_a_bad_backup() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let good = base.store()?.create_backup("good")?;
+    let bad = base.store()?.create_backup("bad")?;
+    fs::write(&bad.path, "damaged")?;
+    let (mut service, mut output) = start("serve", &base)?;
+    assert_eq!(said(&mut output).next().as_deref(), Some("ready"));
+    base.sql()?.execute_batch(NEWER)?;
+    let restore = |id: &str| StateStore::open_restored(base.state_dir(), id, StoreOptions::default()).map(drop);
+    assert!(matches!(restore(&good.id), Err(Error::InUse { .. })));
+    service.kill()?;
+    service.wait()?;
+    assert!(matches!(restore(&bad.id), Err(Error::BackupDamaged { .. })));
+    assert!(matches!(restore("backup-1-no"), Err(Error::NotFound { .. })));
+    assert!(matches!(base.store().map(drop), Err(Error::SchemaTooNew { .. })), "it is still the newer one");
+    restore(&good.id)?;
+    assert_eq!(base.store()?.summary()?.counts.tasks, 24);
+    Ok(())
+}
+
+#[test]
+fn a_backup_restores_where_the_database_is_gone_or_its_history_is_damaged() -> TestResult {
+    let cut = format!("DELETE FROM refinery_schema_history WHERE version = {}", latest());
+    for damage in ["DROP TABLE refinery_schema_history", &cut, "gone"] {
+        let base = Base::new()?;
+        import(&base.store()?, FIXTURE)?;
+        let backup = base.store()?.create_backup("good")?.id;
+        base.write("backups/backup-1700000000000-daily.json", COMPLETE)?;
+        for (id, expected) in [(backup.as_str(), FIXTURE), ("backup-1700000000000-daily", COMPLETE)] {
+            if damage == "gone" {
+                for name in ["state.db", "state.db-wal", "state.db-shm"] {
+                    let _ = fs::remove_file(base.file(name));
+                }
+            } else {
+                base.sql()?.execute_batch(damage)?;
+            }
+            let report = json(&base, &["backup", "restore", id])?;
+            assert!(export(&base.store()?)? == expected, "{damage}: {id}");
+            assert_eq!(report["safetyBackup"].is_null(), damage == "gone", "{damage}: {id}: {report}");
+            let report = base.store()?.check()?;
+            assert!(report.problems.iter().all(|it| it.kind == "permissions" || it.kind == "backup"), "{report:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn going_back_killed_at_any_write_leaves_what_was_there_or_the_backup() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    for is_there in [true, false] {
+        let base = Base::new()?;
+        import(&base.store()?, FIXTURE)?;
+        let backup = base.store()?.create_backup("good")?.id;
+        let (mut old, mut new) = (0, 0);
+        let lose = || -> TestResult {
+            if is_there {
+                base.sql()?.execute_batch(NEWER)?;
+            } else {
+                for name in ["state.db", "state.db-wal", "state.db-shm"] {
+                    let _ = fs::remove_file(base.file(name));
+                }
+            }
+            Ok(())
+        };
+        lose()?;
+        let kills = sweep(&base, &["backup", "restore", &backup], if is_there { 5 } else { 2 }, |nth| {
+            match StateStore::migration_status(base.state_dir()) {
+                Err(Error::SchemaTooNew { found: 99, .. }) if is_there => old += 1,
+                Err(Error::NoDatabase { .. }) if !is_there => old += 1,
+                Ok(_) => {
+                    assert!(export(&base.store()?)? == FIXTURE, "killed at write {nth}");
+                    new += 1;
+                    lose()?;
+                }
+                other => panic!("killed at write {nth}: {other:?}"),
+            }
+            Ok(())
+        })?;
+        eprintln!("going back killed at {kills} writes: {old} times the old state, {new} times the new");
+        assert!(kills >= 15 && old >= 5 && new >= 2, "{kills} kills, {old} old, {new} new");
+    }
+    Ok(())
+}
+
+#[test]
+fn documents_are_read_by_their_version() -> TestResult {
+    let with = |version: &str| FIXTURE.replacen("\"version\": \"1.0.0\"", &format!("\"version\": {version}"), 1);
+    // The same major version: as it stands, and out again so.
+    for version in ["\"1.0.0\"", "\"1.9.3\"", "\"1.0.1-rc.1+build.5\""] {
+        let base = Base::new()?;
+        import(&base.store()?, &with(version))?;
+        assert!(export(&base.store()?)? == with(version), "{version}");
+    }
+    // An older one is brought to this one.
+    let base = Base::new()?;
+    let report = import(&base.store()?, &with("\"0.9.0\""))?;
+    assert_eq!((report.source_version.as_str(), report.warnings.len()), ("0.9.0", 0));
+    assert!(export(&base.store()?)? == FIXTURE);
+    // A newer one is refused.
+    for version in ["\"2.0.0\"", "\"10.0.0\"", "2", "\"v2\""] {
+        let base = Base::new()?;
+        let refused = import(&base.store()?, &with(version));
+        assert!(matches!(refused, Err(Error::DocumentTooNew { .. })), "{version}: {refused:?}");
+        assert_eq!(base.store()?.summary()?.counts.tasks, 0);
+    }
+    // A missing or malformed one is a warning, or a problem where nothing may be wrong.
+    for document in [with("\"latest\""), with("null"), FIXTURE.replacen("\"version\": \"1.0.0\",", "", 1)] {
+        let base = Base::new()?;
+        let strict = ImportOptions { strict: true, ..ImportOptions::default() };
+        match base.store()?.import_json(document.as_bytes(), strict) {
+            Err(Error::DocumentProblems { problems, .. }) => assert_eq!(problems[0].path, "$.version"),
+            other => panic!("{other:?}"),
+        }
+        let report = import(&base.store()?, &document)?;
+        assert_eq!(report.warnings[0].path, "$.version");
+        assert_eq!(report.imported.tasks, 24);
+    }
     Ok(())
 }

@@ -76,7 +76,7 @@ impl StateStore {
 
     /// Opens the state as a backup holds it. Where the database can be opened, this is [`open_with`](Self::open_with) and
     /// [`restore_backup`](Self::restore_backup). It also goes back where the database cannot be opened: because it is gone,
-    /// was upgraded by a newer release, or its migration history is damaged. Such a one lies in a safety backup first, and is
+    /// was upgraded by a newer release, its migration history is damaged, or its upgrade fails. Such a one lies in a safety backup first, and is
     /// replaced whole: its runs, checkpoints and records set aside are then those of the backup.
     ///
     /// ```
@@ -107,18 +107,15 @@ impl StateStore {
         let state_dir = state_dir.as_ref();
         // A mistyped id must not make anything.
         Folder::look(state_dir).find(id)?;
-        let report = match Self::migration_status(state_dir) {
-            Ok(_) => {
-                let store = Self::open_with(state_dir, options)?;
-                let report = store.restore_backup(id)?;
-                return Ok((store, report));
+        let is_there = !matches!(Self::migration_status(state_dir), Err(Error::NoDatabase { .. }));
+        if is_there {
+            match Self::open_with(state_dir, options.clone()) {
+                Ok(store) => return store.restore_backup(id).map(|report| (store, report)),
+                Err(Error::SchemaTooNew { .. } | Error::HistoryDamaged { .. } | Error::MigrationFailed { .. }) => {}
+                Err(error) => return Err(error),
             }
-            Err(Error::NoDatabase { .. }) => restore_whole(state_dir, id, &options, false)?,
-            Err(Error::SchemaTooNew { .. } | Error::HistoryDamaged { .. }) => {
-                restore_whole(state_dir, id, &options, true)?
-            }
-            Err(error) => return Err(error),
-        };
+        }
+        let report = restore_whole(state_dir, id, &options, is_there)?;
         Ok((Self::open_with(state_dir, options)?, report))
     }
 

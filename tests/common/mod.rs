@@ -18,6 +18,8 @@ pub const QUIRKS: &str = include_str!("../fixtures/quirks.json");
 
 pub type TestResult = std::result::Result<(), Box<dyn std::error::Error>>;
 
+pub const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/schema");
+
 /// A base directory of its own; the state lies in `state_dir`.
 pub struct Base {
     dir: TempDir,
@@ -79,6 +81,22 @@ impl Base {
         names.sort();
         Ok(names)
     }
+}
+
+/// A database of a released schema, as SQL text, and the document that it holds.
+pub fn fixture(version: u32) -> std::io::Result<(String, String)> {
+    let read = |extension| std::fs::read_to_string(format!("{SCHEMAS}/v{version}.{extension}"));
+    Ok((read("sql")?, read("json")?))
+}
+
+/// A base directory with the database of a released schema, as its release left it: with a write-ahead log.
+pub fn base_of(version: u32) -> Result<Base, Box<dyn std::error::Error>> {
+    let base = Base::new()?;
+    std::fs::create_dir_all(base.state_dir())?;
+    let conn = Connection::open(base.file("state.db"))?;
+    conn.execute_batch(&fixture(version)?.0)?;
+    conn.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    Ok(base)
 }
 
 pub fn import(store: &StateStore, document: &str) -> Result<ImportReport> {
