@@ -7,6 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde::Serialize;
 
+use crate::backup::SAFETY_LABEL;
 use crate::db::schema_differences;
 use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, EXPORT_FILE};
 use crate::error::Result;
@@ -105,14 +106,21 @@ impl StateStore {
     }
 
     fn check_backups(&self, findings: &mut Findings) -> Result<()> {
-        let Some(newest) = self.list_backups()?.into_iter().next() else {
+        let backups = self.list_backups()?;
+        if backups.is_empty() {
             findings.note("backup", "there is no backup".into());
-            return Ok(());
-        };
-        for verdict in self.verify_backups(Some(&newest.id))? {
-            for problem in verdict.problems {
-                findings.problem("backup", format!("the newest backup, {}, cannot be trusted: {problem}", verdict.id));
+        }
+        for backup in backups {
+            let Some(verdict) = self.verify_backups(Some(&backup.id))?.into_iter().find(|verdict| !verdict.ok) else {
+                break;
+            };
+            let message = format!("backup {} cannot be trusted: {}", verdict.id, verdict.problems.join("; "));
+            if backup.label != SAFETY_LABEL {
+                findings.problem("backup", message);
+                break;
             }
+            // What was gone back from may be of a newer release, or have been damaged.
+            findings.note("backup", message);
         }
         Ok(())
     }

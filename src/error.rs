@@ -94,7 +94,7 @@ pub enum Error {
     },
 
     /// SQLite found the database damaged.
-    #[error("{} is damaged: {detail}; nothing was changed. Keep all files of the directory and restore a backup", path.display())]
+    #[error("{} is damaged: {detail}; nothing was changed. Go back to a backup (`agentmux-state backup list`, `backup restore ID`): the damaged files are kept", path.display())]
     Corrupt {
         /// The database.
         path: PathBuf,
@@ -139,7 +139,7 @@ pub enum Error {
     },
 
     /// There is no room left on the disk.
-    #[error("no room left on the disk for {}; nothing was changed. Free some space and try again", path.display())]
+    #[error("no room left on the disk for {}; free some space and try again", path.display())]
     DiskFull {
         /// The file that was written.
         path: PathBuf,

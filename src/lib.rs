@@ -41,6 +41,7 @@ mod lock;
 mod model;
 mod progress;
 mod resume;
+mod search;
 mod service;
 mod store;
 mod timer;
@@ -61,6 +62,7 @@ pub use lock::DirectoryLock;
 pub use model::*;
 pub use progress::{Progress, ProgressCallback, Stage};
 pub use resume::resume_instructions;
+pub use search::SearchHit;
 pub use service::{
     BACKUP_INTERVAL, CHECKPOINT_INTERVAL, KEPT_BACKUPS, ServiceOptions, StatePersistenceService,
     reset_state_persistence_service, state_persistence_service,

@@ -40,13 +40,14 @@ impl DirectoryLock {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InUse`] where another process holds it; at once where that is a service, after a minute where it is a command.
+    /// [`Error::InUse`] where another process holds it; at once where that is a service, after ten minutes where it is
+    /// a command.
     pub fn acquire(state_dir: &Path) -> Result<Self> {
         Self::acquire_as("", state_dir)
     }
 
     /// Takes the directory for a command that is soon done, such as an upgrade: a service or another command that comes
-    /// meanwhile waits for it, up to a minute, and is not refused.
+    /// meanwhile waits for it, up to ten minutes, and is not refused.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -55,12 +56,12 @@ impl DirectoryLock {
     }
 
     fn acquire_as(role: &str, state_dir: &Path) -> Result<Self> {
-        // Somebody who only looks whether the lock is held has it for a moment.
+        // Somebody who only looks whether the lock is held has it for a moment; so has somebody who has not said yet who it is.
         const LOOKER_PATIENCE: Duration = Duration::from_millis(200);
-        const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+        const COMMAND_PATIENCE: Duration = Duration::from_secs(600);
         let state_dir = &directory::prepare(state_dir)?;
         let path = state_dir.join(LOCK_FILE);
-        let start = Instant::now();
+        let mut seen = (Instant::now(), holder(state_dir));
         loop {
             if let Some(mut lock) = Self::try_acquire(state_dir)? {
                 lock.file.set_permissions(private_file()).map_err(Error::io("set the mode of", &path))?;
@@ -69,10 +70,15 @@ impl DirectoryLock {
                 lock.file.write_all(content.as_bytes()).map_err(Error::io("write", &path))?;
                 return Ok(lock);
             }
-            let (pid, role) = holder(state_dir);
+            let holder = holder(state_dir);
+            if holder != seen.1 {
+                // It has changed hands.
+                seen = (Instant::now(), holder);
+            }
+            let (since, (pid, role)) = &seen;
             let patience = if role == COMMAND { COMMAND_PATIENCE } else { LOOKER_PATIENCE };
-            if start.elapsed() > patience {
-                return Err(Error::InUse { path: state_dir.to_path_buf(), pid });
+            if since.elapsed() > patience {
+                return Err(Error::InUse { path: state_dir.to_path_buf(), pid: *pid });
             }
             thread::sleep(Duration::from_millis(20));
         }

@@ -584,6 +584,9 @@ fn take_over(conn: &Connection, store: &StateStore, options: &ServiceOptions) ->
     Ok(Some(report))
 }
 
+/// How long messages are taken into the index of searches at each checkpoint: a shutdown waits no longer.
+const INDEXING_TIME: Duration = Duration::from_millis(200);
+
 /// Records a checkpoint where something has changed, exports where the last export is behind, and makes a backup where one
 /// is due.
 fn scheduled_checkpoint(store: &StateStore, options: &ServiceOptions) -> Result<()> {
@@ -593,6 +596,7 @@ fn scheduled_checkpoint(store: &StateStore, options: &ServiceOptions) -> Result<
     if options.export && store.read(checkpoint::export_is_behind)? {
         store.refresh_export()?;
     }
+    store.update_message_index_within(INDEXING_TIME)?;
     if let Some(interval) = options.backup_interval
         && store.backup_is_due(interval)?
     {

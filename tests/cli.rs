@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use agentmux_state::TaskStatus;
+use agentmux_state::{StateStore, TaskStatus};
 use common::{Base, FIXTURE, TestResult, base_of, task};
 use serde_json::{Value, json};
 
@@ -153,7 +153,7 @@ fn status_counts_and_tells_how_the_last_run_ended() -> TestResult {
     assert_eq!(
         status,
         json!({
-            "stateDir": base.state_dir().canonicalize()?, "schemaVersion": 2, "stateVersion": "1.0.0",
+            "stateDir": base.state_dir().canonicalize()?, "schemaVersion": StateStore::migration_status(base.state_dir())?.latest_schema_version, "stateVersion": "1.0.0",
             "databaseBytes": status["databaseBytes"], "mode": "normal",
             "counts": {
                 "conversations": 6, "messages": 72, "tasks": 24, "agents": 5, "projects": 3, "setAside": 0, "backups": 0

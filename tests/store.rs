@@ -22,7 +22,7 @@ impl Audit {
     fn new(base: &Base) -> rusqlite::Result<Self> {
         let conn = base.sql()?;
         let tables: Vec<String> = conn
-            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")?
+            .prepare("SELECT name FROM pragma_table_list WHERE type = 'table' AND schema = 'main' AND name NOT LIKE 'sqlite_%'")?
             .query_map([], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         conn.execute_batch("CREATE TABLE audit (what TEXT)")?;

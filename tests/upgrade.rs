@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use agentmux_state::{
-    CheckpointReason, Error, ForeignFile, HistoryProblem, ImportMode, ImportOptions, ProgressCallback,
+    CheckpointReason, DirectoryLock, Error, ForeignFile, HistoryProblem, ImportMode, ImportOptions, ProgressCallback,
     StatePersistenceService, StateStore, StoreOptions, TaskStatus, verify_backups,
 };
 use common::role::{role, said, say, start};
@@ -68,11 +68,13 @@ fn write_missing_schema_fixtures() -> TestResult {
     service.remove_task("T-3")?;
     service.prepare_for_shutdown()?;
     base.store()?.append_message("C-1", &message(1))?;
+    base.store()?.update_message_index()?;
     let source = base.sql()?;
     // Nothing of the machine that writes it, and every column filled.
     source.execute_batch(
         "UPDATE runs SET hostname = 'host-1', pid = 4242; UPDATE checkpoints SET hostname = 'host-1', pid = 4242;
          UPDATE state SET hostname = 'host-1', pid = 4242;
+         UPDATE messages SET content = content || '.' WHERE position = 0;
          INSERT INTO backup VALUES (1, 'backup-1767225600000-a-label', 'a label', '2026-01-01T00:00:00.000Z')",
     )?;
     for version in 1..=latest() {
@@ -92,11 +94,19 @@ fn write_missing_schema_fixtures() -> TestResult {
         let history = "SELECT sql FROM sqlite_schema WHERE name = 'refinery_schema_history'";
         conn.execute_batch(&source.query_row(history, [], |row| row.get::<_, String>(0))?)?;
         let target = rows(&conn)?;
-        let mut sql =
-            "PRAGMA foreign_keys = OFF;\nPRAGMA auto_vacuum = incremental;\nPRAGMA application_id = 1095587923;\n"
-                .to_owned();
-        let mut created =
-            conn.prepare("SELECT sql FROM sqlite_schema WHERE sql NOT NULL AND type = ?1 ORDER BY rowid")?;
+        // The first two releases did not set `user_version`.
+        let user_version = if version > 2 { version } else { 0 };
+        let mut sql = format!(
+            "PRAGMA foreign_keys = OFF;\nPRAGMA auto_vacuum = incremental;\nPRAGMA application_id = 1095587923;
+PRAGMA user_version = {user_version};\n"
+        );
+        // What a virtual table makes by itself is there once that is made.
+        let shadows = "SELECT name FROM pragma_table_list WHERE type = 'shadow' ORDER BY name";
+        let shadows: Vec<String> = conn.prepare(shadows)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut created = conn.prepare(
+            "SELECT sql FROM sqlite_schema WHERE sql NOT NULL AND type = ?1
+             AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow') ORDER BY rowid",
+        )?;
         let mut append = |kind: &str, sql: &mut String| -> rusqlite::Result<()> {
             for statement in created.query_map([kind], |row| row.get::<_, String>(0))? {
                 *sql += &format!("{};\n", statement?);
@@ -108,7 +118,13 @@ fn write_missing_schema_fixtures() -> TestResult {
             String::from("refinery_schema_history"),
             (vec!["version".into(), "name".into(), "applied_on".into(), "checksum".into()], vec![]),
         );
-        for (table, (columns, _)) in target.into_iter().chain([history]) {
+        let columns_of = |table: &String| -> rusqlite::Result<_> {
+            let select = conn.prepare(&format!("SELECT * FROM {table}"))?;
+            Ok((table.clone(), (select.column_names().iter().map(ToString::to_string).collect(), vec![])))
+        };
+        let made = shadows.iter().map(columns_of).collect::<Result<Vec<_>, _>>()?;
+        shadows.iter().for_each(|table| sql += &format!("DELETE FROM {table};\n"));
+        for (table, (columns, _)) in target.into_iter().chain([history]).chain(made) {
             let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
             let condition =
                 if table == "refinery_schema_history" { format!("WHERE version <= {version}") } else { String::new() };
@@ -119,6 +135,9 @@ fn write_missing_schema_fixtures() -> TestResult {
             }
         }
         ["index", "trigger", "view"].iter().try_for_each(|kind| append(kind, &mut sql))?;
+        let complete = Connection::open_in_memory()?;
+        complete.execute_batch(&sql)?;
+        assert_complete(&complete, version)?;
         fs::create_dir_all(SCHEMAS)?;
         fs::write(format!("{SCHEMAS}/v{version}.sql"), sql)?;
         // Read back by this release: from now on every release has to read it so.
@@ -162,10 +181,16 @@ fn every_released_schema_has_a_fixture_with_something_in_every_column() -> TestR
         assert!(!conn.prepare("PRAGMA foreign_key_check")?.exists([])?, "v{version}");
         let newest = "SELECT max(version) FROM refinery_schema_history";
         assert_eq!(conn.query_row(newest, [], |row| row.get::<_, u32>(0))?, version);
-        for (table, (columns, rows)) in rows(&conn)? {
-            for (index, column) in columns.iter().enumerate() {
-                assert!(rows.iter().any(|row| row[index] != Value::Null), "v{version}: {table}.{column} is empty");
-            }
+        assert_complete(&conn, version)?;
+    }
+    Ok(())
+}
+
+fn assert_complete(conn: &Connection, version: u32) -> TestResult {
+    for (table, (columns, rows)) in rows(conn)? {
+        for (index, column) in columns.iter().enumerate() {
+            let is_filled = rows.iter().any(|row| row[index] != Value::Null);
+            assert!(is_filled, "v{version}: {table}.{column} is empty; fill it in `write_missing_schema_fixtures`");
         }
     }
     Ok(())
@@ -569,11 +594,14 @@ fn nothing_is_upgraded_under_an_orchestrator_that_runs() -> TestResult {
     let base = Base::new()?;
     let (mut service, mut output) = start("serve", &base)?;
     assert_eq!(said(&mut output).next().as_deref(), Some("ready"));
-    // As if it were of the first release.
-    base.sql()?.execute_batch(
-        "DROP TRIGGER state_mode_changed; ALTER TABLE state DROP COLUMN mode;
-         DELETE FROM refinery_schema_history WHERE version > 1",
-    )?;
+    // As if it were of the first release: of the same process, the file is another one.
+    for name in ["state.db-wal", "state.db-shm", "state.db"] {
+        let _ = fs::remove_file(base.file(name));
+    }
+    let old = Connection::open(base.file("state.db"))?;
+    old.execute_batch(&fixture(1)?.0)?;
+    old.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    drop(old);
     match base.store().map(drop) {
         Err(Error::InUse { pid, .. }) => assert_eq!(pid, Some(service.id())),
         other => panic!("{other:?}"),
@@ -666,6 +694,140 @@ fn a_backup_restores_where_the_database_is_gone_or_its_history_is_damaged() -> T
             assert!(report.problems.iter().all(|it| it.kind == "permissions" || it.kind == "backup"), "{report:?}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_database_is_set_aside_and_a_backup_takes_its_place() -> TestResult {
+    type Damage = fn(&Base) -> TestResult;
+    let damages: [(&str, Damage); 5] = [
+        ("pages", |base| {
+            let file = fs::OpenOptions::new().write(true).open(base.file("state.db"))?;
+            std::os::unix::fs::FileExt::write_all_at(&file, &[0x5a; 40_000], 4096)?;
+            Ok(())
+        }),
+        ("a text", |base| Ok(fs::write(base.file("state.db"), "no database")?)),
+        ("an empty file", |base| Ok(fs::write(base.file("state.db"), "")?)),
+        ("a log without its database", |base| {
+            fs::remove_file(base.file("state.db"))?;
+            Ok(fs::write(base.file("state.db-wal"), "frames")?)
+        }),
+        ("a journal without its database", |base| {
+            fs::remove_file(base.file("state.db"))?;
+            Ok(fs::write(base.file("state.db-journal"), "pages")?)
+        }),
+    ];
+    for (what, damage) in damages {
+        let base = Base::new()?;
+        import(&base.store()?, FIXTURE)?;
+        let backup = base.store()?.create_backup("good")?.id;
+        damage(&base)?;
+        assert!(base.service().initialize().is_err(), "{what} is no fresh start");
+        let report = json(&base, &["backup", "restore", &backup])?;
+        assert!(export(&base.store()?)? == FIXTURE, "{what}");
+        let kept = PathBuf::from(report["setAsideAs"].as_str().expect("where it lies now"));
+        assert!(fs::read_dir(&kept)?.count() >= 1, "{what}: nothing is deleted");
+        assert!(report["safetyBackup"].is_null());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_without_a_log_that_was_killed_is_undone_by_whoever_comes_next() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    for command in ["migrate", "status"] {
+        let base = base_of(1)?;
+        let mut undone = false;
+        for nth in 1.. {
+            base.sql()?.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
+            let kill = format!("signal=SIGKILL:when={nth}");
+            let (ended, _) = run_injected(&base, "pwrite64", &kill, &["migrate"])?;
+            let hot = base.file("state.db-journal").metadata().is_ok_and(|journal| journal.len() > 512);
+            if hot || ended {
+                let output = program(&base, &[command])?;
+                let errors = String::from_utf8_lossy(&output.stderr);
+                assert!(!errors.contains("readonly"), "{command} after a kill at write {nth}: {errors}");
+                undone |= hot;
+                if ended || undone {
+                    break;
+                }
+            }
+        }
+        assert!(undone, "no journal was left");
+        assert!(export(&base.store()?)? == fixture(1)?.1);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_command_that_holds_the_directory_is_waited_for_also_when_it_is_slow_to_say_so() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    let base = base_of(1)?;
+    // It has the lock, and for a while its file is empty.
+    let mut slow = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
+        .args(["-e", "inject=fsync,fdatasync:delay_enter=150000"])
+        .arg(env!("CARGO_BIN_EXE_agentmux-state"))
+        .args(["-q", "--state-dir"])
+        .arg(base.state_dir())
+        .arg("migrate")
+        .spawn()?;
+    while DirectoryLock::holder(&base.state_dir())?.is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            Command::new(env!("CARGO_BIN_EXE_agentmux-state"))
+                .args(["-q", "--state-dir"])
+                .arg(base.state_dir())
+                .arg("migrate")
+                .spawn()
+        })
+        .collect::<std::io::Result<_>>()?;
+    for mut other in others {
+        assert!(other.wait()?.success());
+    }
+    assert!(slow.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_restore_copes_with_what_a_person_changed() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let backup = base.store()?.create_backup("good")?.id;
+    base.sql()?.execute_batch("ALTER TABLE runs ADD COLUMN mine TEXT; INSERT INTO runs (hostname, pid, started_at, restart_count, mine) VALUES ('h', 1, '', 0, 'x')")?;
+    base.store()?.restore_backup(&backup)?;
+    assert_eq!(base.sql()?.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)), Ok(1));
+    // Pages of another size.
+    base.sql()?
+        .execute_batch("PRAGMA journal_mode = delete; PRAGMA page_size = 8192; VACUUM; PRAGMA journal_mode = wal")?;
+    base.store()?.remove_task("task-1")?;
+    base.store()?.restore_backup(&backup)?;
+    assert!(export(&base.store()?)? == FIXTURE);
+    base.sql()?.execute_batch(NEWER)?;
+    StateStore::open_restored(base.state_dir(), &backup, StoreOptions::default())?;
+    let report = base.store()?.check()?;
+    assert!(report.problems.iter().all(|it| it.kind == "permissions"), "{report:?}");
+    assert!(report.notes.iter().any(|it| it.kind == "backup"), "the newer one is told of: {report:?}");
+    Ok(())
+}
+
+#[test]
+fn only_migrate_and_opening_upgrade_a_database() -> TestResult {
+    let base = base_of(1)?;
+    fs::create_dir(base.file("backups"))?;
+    base.write("backups/backup-1700000000000-bad.db", "damaged")?;
+    let document = base.path().join("document.json");
+    fs::write(&document, FIXTURE)?;
+    let import = ["import", "--replace", document.to_str().expect("a path")];
+    assert!(error(&base, &import)?.contains("run `agentmux-state migrate`"));
+    assert!(error(&base, &["backup", "restore", "backup-1700000000000-bad"])?.contains("cannot be trusted"));
+    assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
     Ok(())
 }
 

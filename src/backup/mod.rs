@@ -19,10 +19,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-pub(crate) use create::{create, create_in, unused_id};
+pub(crate) use create::{create_in, unused_id};
 pub(crate) use list::count;
 pub use list::list_backups;
 pub use restore::RestoreReport;
+pub(crate) use restore::SAFETY_LABEL;
 pub use retention::{Retention, RetentionReport};
 pub use verify::{BackupVerdict, verify_backups};
 
@@ -77,6 +78,8 @@ pub(crate) struct Folder {
 impl Folder {
     /// The folder, to look at.
     fn look(state_dir: &Path) -> Self {
+        // SQLite takes a relative path that begins with `file:` for something else.
+        let state_dir = directory::resolve(state_dir).unwrap_or_else(|_| state_dir.to_path_buf());
         Self { path: state_dir.join(BACKUP_DIRECTORY), _turn: None }
     }
 

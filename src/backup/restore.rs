@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params_from_iter, types::Value};
@@ -14,17 +14,18 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use super::create::create_in;
-use super::verify::checksum_problem;
+use super::verify::{checksum_problem, verify_backups};
 use super::{Backup, Folder, checksum};
-use crate::db::{Database, create_copy, prepare_copy, publish, verify_database};
+use crate::db::{Database, create_copy, prepare_copy, publish, set_aside, verify_database};
 use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
-use crate::error::{Error, Result};
+use crate::error::{Error, ForeignFile, Result};
 use crate::lock::DirectoryLock;
 use crate::model::OrchestratorMetadata;
 use crate::store::{Run, StateStore, StoreOptions, checkpoint, head, run, set_aside};
 
-const SAFETY_LABEL: &str = "before-restore";
+/// What the backup of a state is called that was gone back from.
+pub(crate) const SAFETY_LABEL: &str = "before-restore";
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,8 +33,11 @@ const SAFETY_LABEL: &str = "before-restore";
 pub struct RestoreReport {
     /// The backup that the state was restored from.
     pub restored: String,
-    /// The backup of the state as it was before; `None` where there was no database.
+    /// The backup of the state as it was before; `None` where there was no database, or a damaged one.
     pub safety_backup: Option<String>,
+    /// Where the files of a damaged database lie now, which are never deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_aside_as: Option<PathBuf>,
 }
 
 impl StateStore {
@@ -71,13 +75,13 @@ impl StateStore {
         } else {
             self.restore_database(&folder, &backup, now, safety)
         }?;
-        Ok(RestoreReport { restored: backup.id, safety_backup: Some(safety_backup.id) })
+        Ok(RestoreReport { restored: backup.id, safety_backup: Some(safety_backup.id), set_aside_as: None })
     }
 
     /// Opens the state as a backup holds it. Where the database can be opened, this is [`open_with`](Self::open_with) and
     /// [`restore_backup`](Self::restore_backup). It also goes back where the database cannot be opened: because it is gone,
-    /// was upgraded by a newer release, its migration history is damaged, or its upgrade fails. Such a one lies in a safety backup first, and is
-    /// replaced whole: its runs, checkpoints and records set aside are then those of the backup.
+    /// was upgraded by a newer release, its migration history or itself is damaged, or its upgrade fails. Such a one lies in
+    /// a safety backup first, or its files are set aside, and it is replaced whole: its runs, checkpoints and records set aside are then those of the backup.
     ///
     /// ```
     /// use agentmux_state::*;
@@ -107,15 +111,26 @@ impl StateStore {
         let state_dir = state_dir.as_ref();
         // A mistyped id must not make anything.
         Folder::look(state_dir).find(id)?;
-        let is_there = !matches!(Self::migration_status(state_dir), Err(Error::NoDatabase { .. }));
-        if is_there {
-            match Self::open_with(state_dir, options.clone()) {
-                Ok(store) => return store.restore_backup(id).map(|report| (store, report)),
-                Err(Error::SchemaTooNew { .. } | Error::HistoryDamaged { .. } | Error::MigrationFailed { .. }) => {}
-                Err(error) => return Err(error),
+        let present = match Self::migration_status(state_dir) {
+            Ok(status) if status.pending.is_empty() => Present::Good,
+            Ok(_) => {
+                // Before the database is upgraded for the sake of a backup that cannot be used.
+                let verdict = verify_backups(state_dir, Some(id), &options.progress)?.remove(0);
+                if !verdict.ok {
+                    return Err(Error::BackupDamaged { id: verdict.id, problems: verdict.problems });
+                }
+                Present::Good
             }
-        }
-        let report = restore_whole(state_dir, id, &options, is_there)?;
+            Err(error) => Present::of(error)?,
+        };
+        let present = match present {
+            Present::Good => match Self::open_with(state_dir, options.clone()) {
+                Ok(store) => return store.restore_backup(id).map(|report| (store, report)),
+                Err(error) => Present::of(error)?,
+            },
+            other => other,
+        };
+        let report = restore_whole(state_dir, id, &options, &present)?;
         Ok((Self::open_with(state_dir, options)?, report))
     }
 
@@ -159,7 +174,7 @@ impl StateStore {
 }
 
 /// Puts a backup in the place of a database that this release cannot open, or of none.
-fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, is_there: bool) -> Result<RestoreReport> {
+fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &Present) -> Result<RestoreReport> {
     let state_dir = directory::prepare(state_dir)?;
     DirectoryLock::refuse_other_service(&state_dir)?;
     let _turn = directory::lock(&state_dir)?;
@@ -180,14 +195,55 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, is_there: b
         copy
     };
     let path = state_dir.join(DATABASE_FILE);
-    let mut safety_backup = None;
-    if is_there {
+    let mut report = RestoreReport { restored: backup.id, safety_backup: None, set_aside_as: None };
+    if matches!(present, Present::Unreadable) {
         let safety = || create_in(&folder, &state_dir, SAFETY_LABEL, now, progress);
-        safety_backup = Some(Database::open_to_replace(&path)?.replace_by(copy.path(), progress, safety)?.id);
-    } else {
-        publish(copy, &path)?;
+        match Database::open_to_replace(&path).and_then(|live| live.replace_by(copy.path(), progress, safety)) {
+            Ok(safety) => {
+                report.safety_backup = Some(safety.id);
+                return Ok(report);
+            }
+            Err(Error::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(RestoreReport { restored: backup.id, safety_backup })
+    if !matches!(present, Present::Gone) {
+        let folder = state_dir.join(format!("damaged-{}", now.timestamp_millis()));
+        report.set_aside_as = Some(set_aside(&path, folder)?);
+    }
+    publish(copy, &path)?;
+    Ok(report)
+}
+
+/// What a backup is to take the place of.
+enum Present {
+    /// A database that can be opened.
+    Good,
+    /// None.
+    Gone,
+    /// One that SQLite can read and this release cannot.
+    Unreadable,
+    /// What is left of one.
+    Damaged,
+}
+
+impl Present {
+    /// What makes the database fail to open, where a backup may take its place.
+    fn of(error: Error) -> Result<Self> {
+        match error {
+            Error::NoDatabase { .. } => Ok(Self::Gone),
+            Error::SchemaTooNew { .. } | Error::HistoryDamaged { .. } | Error::MigrationFailed { .. } => {
+                Ok(Self::Unreadable)
+            }
+            Error::Corrupt { .. } => Ok(Self::Damaged),
+            Error::NotAStateDatabase { found: ForeignFile::Empty | ForeignFile::NotSqlite, .. } => Ok(Self::Damaged),
+            Error::UpgradeBackupFailed { path, source } => match *source {
+                Error::Corrupt { .. } => Ok(Self::Damaged),
+                other => Err(Error::UpgradeBackupFailed { path, source: Box::new(other) }),
+            },
+            other => Err(other),
+        }
+    }
 }
 
 /// A copy of a backup that is what its checksum says, and a state database of a schema that this release knows.
@@ -201,7 +257,9 @@ fn verified_copy(folder: &Folder, backup: &Backup) -> Result<NamedTempFile> {
         return Err(damaged(problem));
     }
     verify_database(copy.path()).map_err(|error| match error {
-        too_new @ Error::SchemaTooNew { .. } => too_new,
+        Error::SchemaTooNew { found, supported, .. } => {
+            Error::SchemaTooNew { path: backup.path.clone(), found, supported }
+        }
         other => damaged(other.to_string().replace(&copy.path().display().to_string(), "it")),
     })?;
     Ok(copy)
@@ -268,15 +326,21 @@ fn keep_set_aside(live: &Connection, copy: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Copies all rows of a table, whose columns are the same on both sides.
+/// Copies all rows of a table, as far as both sides have its columns: a person may have added one.
 fn copy_rows(from: &Connection, to: &Connection, table: &str) -> Result<()> {
-    let mut select = from.prepare(&format!("SELECT * FROM {table}"))?;
-    let marks = vec!["?"; select.column_count()].join(", ");
-    let mut insert = to.prepare(&format!("INSERT INTO {table} VALUES ({marks})"))?;
-    let columns = select.column_count();
+    let columns = |conn: &Connection| -> Result<Vec<String>> {
+        let select = conn.prepare(&format!("SELECT * FROM {table}"))?;
+        Ok(select.column_names().iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect())
+    };
+    let known = columns(to)?;
+    let columns: Vec<_> = columns(from)?.into_iter().filter(|column| known.contains(column)).collect();
+    let (names, marks) = (columns.join(", "), vec!["?"; columns.len()].join(", "));
+    let mut select = from.prepare(&format!("SELECT {names} FROM {table}"))?;
+    let mut insert = to.prepare(&format!("INSERT INTO {table} ({names}) VALUES ({marks})"))?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let values = (0..columns).map(|index| row.get::<_, Value>(index)).collect::<rusqlite::Result<Vec<_>>>()?;
+        let values =
+            (0..columns.len()).map(|index| row.get::<_, Value>(index)).collect::<rusqlite::Result<Vec<_>>>()?;
         insert.execute(params_from_iter(values))?;
     }
     Ok(())

@@ -82,10 +82,15 @@ fn restore(context: &Context, id: &str) -> Outcome {
     }
     let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
     let (store, report) = StateStore::open_restored(&context.state_dir, id, context.options())?;
-    store.refresh_export()?;
-    context.confirm(&report, || match &report.safety_backup {
-        Some(safety) => format!("Restored {}.\nThe state as it was before is in backup {safety}.\n", report.restored),
-        None => format!("Restored {}. There was no database before.\n", report.restored),
+    context.refresh_export(&store);
+    context.confirm(&report, || match (&report.safety_backup, &report.set_aside_as) {
+        (Some(safety), _) => {
+            format!("Restored {}.\nThe state as it was before is in backup {safety}.\n", report.restored)
+        }
+        (_, Some(folder)) => {
+            format!("Restored {}.\nThe files of the damaged database are in {}.\n", report.restored, folder.display())
+        }
+        (None, None) => format!("Restored {}. There was no database before.\n", report.restored),
     });
     Ok(Ending::Complete)
 }

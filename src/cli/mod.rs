@@ -8,6 +8,7 @@ mod migrate;
 mod print;
 mod progress;
 mod resume;
+mod search;
 mod status;
 mod transfer;
 
@@ -117,6 +118,19 @@ enum Command {
         /// Why
         #[arg(long, default_value = "user_request", value_parser = PossibleValuesParser::new(CheckpointReason::KNOWN))]
         reason: String,
+    },
+
+    /// Find messages by what was said in them, the best first
+    ///
+    /// Any text is taken as words, never as syntax. A message matches where each word stands in it; a word of three or more
+    /// letters may also begin a longer one. Accents and capital letters make no difference; Chinese is found by any part.
+    Search {
+        /// What to look for
+        #[arg(allow_hyphen_values = true)]
+        text: String,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
     },
 
     /// Make, list, verify, restore and thin out backups
@@ -282,6 +296,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Resume { now } => resume::run(&context, now),
         Command::Checkpoint { reason } => checkpoint::run(&context, &reason),
         Command::Check => check::run(&context),
+        Command::Search { text, limit } => search::run(&context, &text, limit),
         Command::Backup(command) => backup::run(&context, command),
         Command::List { kind, status, limit } => entities::list(&context, kind, status, limit),
         Command::Show { kind, id } => entities::show(&context, kind, &id),
@@ -314,6 +329,16 @@ impl Context {
     fn announce(&self, text: &str) {
         if !self.json && !self.quiet {
             let _ = print::text(text);
+        }
+    }
+
+    /// Brings current-state.json up to date after what is done already: where that fails, it is said, and changes nothing else.
+    fn refresh_export(&self, store: &StateStore) {
+        if let Err(error) = store.refresh_export() {
+            let message = print::clean_lines(&error.to_string());
+            let hint = "current-state.json is not up to date; run `agentmux-state export`";
+            // Where standard error is gone too, nobody can be told.
+            let _ = writeln!(anstream::stderr(), "warning: {message}\n{hint}");
         }
     }
 

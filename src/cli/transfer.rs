@@ -30,7 +30,12 @@ pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: b
         file.rewind()?;
     }
     let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
-    let report = context.open()?.import_json(reader(&file), options)?;
+    // An import is no upgrade.
+    let store = match context.write() {
+        Err(Error::NoDatabase { .. }) => context.open()?,
+        store => store?,
+    };
+    let report = store.import_json(reader(&file), options)?;
     context.confirm(&report, || import_for_people(&report));
     Ok(if report.set_aside.is_empty() { Ending::Complete } else { Ending::RecordsSetAside })
 }

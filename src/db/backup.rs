@@ -61,7 +61,7 @@ pub(crate) fn prepare_copy(
 ) -> Result<()> {
     let prepare = || {
         let mut conn = connection::open_writer(copy)?;
-        migrations::release().migrate(&mut conn, copy, progress, || Ok(()))?;
+        migrations::release().migrate(&mut conn, copy, progress, || Ok(|| Ok(())))?;
         let transaction = conn.transaction()?;
         change(&transaction)?;
         transaction.commit()?;
@@ -95,6 +95,22 @@ pub(super) fn write_back(
 ) -> Result<bool> {
     let source = connection::open_reader(copy)?;
     copy_pages(&source, live, Stage::Restoring, progress, is_unchanged)
+}
+
+/// Gives a copy that belongs to us alone the page size of the database that it is to replace: SQLite cannot change that of a
+/// live one.
+pub(super) fn match_page_size(copy: &Path, live: &Connection) -> Result<()> {
+    let page_size = |conn: &Connection| conn.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0));
+    let wanted = page_size(live)?;
+    if page_size(&connection::open_reader(copy)?)? != wanted {
+        let conn = connection::open_writer(copy)?;
+        conn.pragma_update(None, "page_size", wanted)?;
+        // VACUUM attaches the file that it writes.
+        conn.set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+        conn.execute_batch("VACUUM")?;
+        conn.close().map_err(|(_, error)| error)?;
+    }
+    Ok(())
 }
 
 fn copy_pages(

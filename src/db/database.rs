@@ -61,13 +61,13 @@ pub(crate) enum Closed {
 
 impl Database {
     /// Opens the database for reading and writing; makes it where there is none, upgrades it where it is behind, after
-    /// `before_upgrade`.
-    pub(crate) fn open(
+    /// `before_upgrade`, which is called without the write lock and returns what is called under it.
+    pub(crate) fn open<B: FnOnce() -> Result<()>>(
         path: &Path,
         durability: Durability,
         readers: u32,
         progress: &ProgressCallback,
-        before_upgrade: impl FnOnce() -> Result<()>,
+        before_upgrade: impl FnOnce() -> Result<B>,
     ) -> Result<Self> {
         open_writer(path, durability, progress, before_upgrade)
             .and_then(|writer| Self::with(path, Writer::Open(writer), readers))
@@ -194,6 +194,7 @@ impl Database {
                 let seen = version()?;
                 let result = before()?;
                 lock.rollback()?;
+                backup::match_page_size(copy, conn)?;
                 if backup::write_back(copy, conn, progress, || Ok(version()? == seen))? {
                     return Ok(result);
                 }
@@ -246,14 +247,51 @@ fn open_existing(path: &Path) -> Result<Connection> {
     if !exists(path)? {
         return Err(Error::NoDatabase { path: path.to_path_buf() });
     }
-    connection::open_reader(path).map_err(|error| error.at(path))
+    let open = || {
+        let conn = connection::open_reader(path)?;
+        let read = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+        match read.as_ref().err().and_then(rusqlite::Error::sqlite_error).map(|error| error.extended_code) {
+            Some(rusqlite::ffi::SQLITE_READONLY_ROLLBACK) => {
+                // Killed in the middle of a transaction without a write-ahead log: only who may write can undo it.
+                connection::open_writer(path)?.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+                connection::open_reader(path)
+            }
+            _ => Ok(read.map(|()| conn)?),
+        }
+    };
+    open().map_err(|error: Error| error.at(path))
 }
 
-fn open_writer(
+/// The name of a file that SQLite keeps beside a database.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Moves a damaged database and all that SQLite keeps beside it into a folder of their own; the folder. They are never
+/// deleted: what is in them may still be read by other means.
+pub(crate) fn set_aside(path: &Path, folder: PathBuf) -> Result<PathBuf> {
+    directory::create_directory(&folder)?;
+    // The database first: left without its log, it would be taken for whole.
+    for suffix in ["", "-wal", "-journal", "-shm"] {
+        let file = beside(path, suffix);
+        let target = folder.join(file.file_name().unwrap_or_default());
+        match fs::rename(&file, &target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("move", file)(error)),
+            _ => {}
+        }
+    }
+    sync_directory(&folder)?;
+    path.parent().map_or(Ok(()), sync_directory)?;
+    Ok(folder)
+}
+
+fn open_writer<B: FnOnce() -> Result<()>>(
     path: &Path,
     durability: Durability,
     progress: &ProgressCallback,
-    before_upgrade: impl FnOnce() -> Result<()>,
+    before_upgrade: impl FnOnce() -> Result<B>,
 ) -> Result<Connection> {
     if !exists(path)? {
         create(path)?;
@@ -275,15 +313,16 @@ fn exists(path: &Path) -> Result<bool> {
         }
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut log = path.as_os_str().to_owned();
-            log.push("-wal");
-            let log_is_left = fs::symlink_metadata(&log).is_ok_and(|metadata| metadata.len() > 0);
+            let is_left = |log: &PathBuf| fs::symlink_metadata(log).is_ok_and(|metadata| metadata.len() > 0);
+            let log = [beside(path, "-wal"), beside(path, "-journal")].into_iter().find(is_left);
             // The database of a process that is just making it comes before its log: look again.
-            if log_is_left && fs::symlink_metadata(path).is_err() {
-                let detail = "the file is missing, though its write-ahead log is there".into();
+            if let Some(log) = &log
+                && fs::symlink_metadata(path).is_err()
+            {
+                let detail = format!("the file is missing, though its log {} is there", log.display());
                 return Err(Error::Corrupt { path: path.to_path_buf(), detail });
             }
-            Ok(log_is_left)
+            Ok(log.is_some())
         }
         Err(error) => Err(Error::io("read", path)(error)),
     }

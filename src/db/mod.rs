@@ -15,7 +15,7 @@ mod table;
 pub(crate) use backup::{backup_label, copy_database, create_copy, prepare_copy, verify_database};
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
-pub(crate) use database::{Closed, Database, publish};
+pub(crate) use database::{Closed, Database, publish, set_aside};
 pub(crate) use migrations::has_known_schema;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use schema::schema_differences;

@@ -42,6 +42,7 @@ use crate::model::{
     OrchestratorState, PersistedMessage, ProjectState, SelfImprovementState, StateChange, StateDiff, TaskState,
 };
 use crate::progress::ProgressCallback;
+use crate::search;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -580,6 +581,7 @@ pub(crate) fn read_state(conn: &Connection, now: DateTime<Utc>) -> Result<Orches
 
 /// Deletes all entities; runs, checkpoints and records set aside stay.
 pub(crate) fn clear(conn: &Connection) -> Result<()> {
+    search::index::clear(conn)?;
     for table in [conversation::TABLE, task::TABLE, agent::TABLE, project::TABLE] {
         conn.execute(&format!("DELETE FROM {}", table.name), [])?;
     }

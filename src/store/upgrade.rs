@@ -84,8 +84,13 @@ impl StateStore {
         let backup = start.elapsed();
         let bytes_before = bytes()?;
         let start = Instant::now();
-        prepare_copy(copy.path(), progress, |conn| {
+        let tried = prepare_copy(copy.path(), progress, |conn| {
             document::export(conn, options.clock.now(), progress, &mut std::io::sink())
+        });
+        tried.map_err(|error| match error {
+            // The copy is of no interest.
+            Error::MigrationFailed { migration, detail, .. } => Error::MigrationFailed { path, migration, detail },
+            other => other,
         })?;
         Ok(Some(MigrationDryRun { backup, migrate: start.elapsed(), bytes_before, bytes_after: bytes()? }))
     }
@@ -105,8 +110,17 @@ pub(super) fn open(state_dir: &Path, options: &StoreOptions) -> Result<(Database
     loop {
         let mut backup = None;
         let opened = Database::open(&path, options.durability, options.max_readers, &options.progress, || {
-            backup = Some(before_upgrade(state_dir, options)?);
-            Ok(())
+            // Before the write lock: somebody may hold the folder for long, as a dry run does.
+            let folder = backup::Folder::change(state_dir).map_err(|error| backup_failed(&path, error))?;
+            Ok(|| {
+                // An orchestrator of an older release could write nothing more, once its database is upgraded under it.
+                DirectoryLock::refuse_other_service(state_dir)?;
+                let made =
+                    backup::create_in(&folder, state_dir, "before-upgrade", options.clock.now(), &options.progress);
+                backup = Some(made.map_err(|error| backup_failed(&path, error))?);
+                drop(folder);
+                Ok(())
+            })
         });
         match opened {
             Err(Error::InUse { .. }) if start.elapsed() < SERVICE_PATIENCE => thread::sleep(Duration::from_millis(50)),
@@ -115,12 +129,8 @@ pub(super) fn open(state_dir: &Path, options: &StoreOptions) -> Result<(Database
     }
 }
 
-/// What comes before an upgrade, under the write lock: nobody else works on the state, and it lies in a backup.
-fn before_upgrade(state_dir: &Path, options: &StoreOptions) -> Result<Backup> {
-    // An orchestrator of an older release could write nothing more, once its database is upgraded under it.
-    DirectoryLock::refuse_other_service(state_dir)?;
-    backup::create(state_dir, "before-upgrade", options.clock.now(), &options.progress)
-        .map_err(|source| Error::UpgradeBackupFailed { path: state_dir.join(DATABASE_FILE), source: Box::new(source) })
+fn backup_failed(path: &Path, source: Error) -> Error {
+    Error::UpgradeBackupFailed { path: path.to_path_buf(), source: Box::new(source) }
 }
 
 fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

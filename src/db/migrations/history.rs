@@ -87,6 +87,10 @@ impl MigrationSet {
                 return Err(damaged(HistoryProblem::Unreadable { detail }));
             }
         }
+        let version: u32 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(0);
+        if version > newest {
+            return Err(damaged(HistoryProblem::Cut { version: newest + 1 }));
+        }
         let state_version = self.state_versions.iter().find(|(version, _)| *version == newest);
         let pending = self.migrations.iter().skip(applied.len());
         Ok(MigrationStatus {
@@ -99,7 +103,8 @@ impl MigrationSet {
     }
 
     /// Fails where a database has what only a later version than the recorded one makes: the end of its record is lost, and
-    /// migrations would run a second time. What a person added is no matter.
+    /// migrations would run a second time. What a person added is no matter. For databases of the first releases, which did
+    /// not set `user_version`.
     pub(super) fn require_schema_of(&self, conn: &Connection, path: &Path, recorded: u32) -> Result<()> {
         let mut later: HashSet<_> = schema(conn)?.into_iter().collect();
         for object in schema(&self.fresh(recorded, path)?)? {

@@ -26,7 +26,7 @@ mod embedded {
 }
 
 /// The version of the state document that each schema version holds: the one place that says so.
-const STATE_VERSIONS: &[(u32, &str)] = &[(1, "1.0.0"), (2, "1.0.0")];
+const STATE_VERSIONS: &[(u32, &str)] = &[(1, "1.0.0"), (2, "1.0.0"), (3, "1.0.0"), (4, "1.0.0")];
 
 /// Marks a file as a state database: `AMXS`.
 const APPLICATION_ID: i32 = 0x414d_5853;
@@ -74,18 +74,20 @@ impl MigrationSet {
 
     /// Brings an existing database to the latest schema.
     ///
-    /// `before` is called first, under the write lock, where a migration is due; where it fails, nothing is migrated.
-    pub(super) fn migrate(
+    /// Where a migration is due, `before` is called first, and what it returns under the write lock; where either fails,
+    /// nothing is migrated.
+    pub(super) fn migrate<B: FnOnce() -> Result<()>>(
         &self,
         conn: &mut Connection,
         path: &Path,
         progress: &ProgressCallback,
-        before: impl FnOnce() -> Result<()>,
+        before: impl FnOnce() -> Result<B>,
     ) -> Result<()> {
         // Most databases are up to date: see without taking the write lock.
         if self.status(conn, path)?.pending.is_empty() {
             return Ok(());
         }
+        let under_lock = before()?;
         locked(conn, path, |transaction| {
             // Another process may have been first.
             let status = self.status(transaction, path)?;
@@ -93,7 +95,7 @@ impl MigrationSet {
                 return Ok(());
             }
             self.require_schema_of(transaction, path, status.schema_version)?;
-            before()?;
+            under_lock()?;
             self.run(transaction, path, status.schema_version, self.latest_version(), progress)?;
             progress.report(Stage::Verifying, 0, Some(1));
             check(transaction, path)?;
@@ -148,9 +150,17 @@ impl MigrationSet {
                 .set_grouped(true)
                 .set_target(Target::Version(migration.version()))
                 .run(&mut refinery_bridge::Locked(transaction))
-                .map_err(|error| {
-                    failed(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+                .map_err(|error| match std::error::Error::source(&error) {
+                    Some(source) => {
+                        match source.downcast_ref::<rusqlite::Error>().and_then(|it| it.sqlite_error_code()) {
+                            Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull { path: path.to_path_buf() },
+                            _ => failed(source.to_string()),
+                        }
+                    }
+                    None => failed(error.to_string()),
                 })?;
+            // Says again which version this is, should the record of migrations lose its end.
+            transaction.pragma_update(None, "user_version", version_of(migration))?;
             if transaction.is_autocommit() {
                 return Err(failed("it ended the transaction that it runs in".into()));
             }

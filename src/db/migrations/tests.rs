@@ -21,7 +21,12 @@ use crate::{ConversationState, PersistedMessage, TaskState};
 
 /// The checksum of each migration, from when it landed. A migration that has landed is never edited: change the schema by
 /// another one.
-const CHECKSUMS: &[(&str, u64)] = &[("V1__document", 1785887012989952555), ("V2__mode", 646548701978728343)];
+const CHECKSUMS: &[(&str, u64)] = &[
+    ("V1__document", 1785887012989952555),
+    ("V2__mode", 646548701978728343),
+    ("V3__views", 12204103245623662034),
+    ("V4__search", 13467670145979933884),
+];
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
 
@@ -89,7 +94,6 @@ fn faults(sql: &str) -> Vec<String> {
         (&["pragma"], "is the runner's business, or does nothing inside a transaction"),
         (&["vacuum", "attach", "detach"], "does not run inside a transaction"),
         (&["temp", "temporary"], "is gone with the connection"),
-        (&["subsec", "subsecond"], "SQLite 3.40 does not know, and would refuse the whole database"),
     ];
     let bundled: HashSet<String> = Connection::open_in_memory()
         .unwrap()
@@ -128,6 +132,14 @@ fn faults(sql: &str) -> Vec<String> {
             _ => {}
         }
     }
+    let lower = sql.to_lowercase();
+    if lower.contains("'subsec") {
+        faults.push("subsec: SQLite 3.40 does not know this modifier".into());
+    }
+    let is_grouped = |word: &&String| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('_');
+    if let Some(number) = words.iter().find(is_grouped) {
+        faults.push(format!("{number}: SQLite 3.40 does not know underscores in numbers"));
+    }
     if sql.contains('\r') {
         faults.push("line ends are not those of Unix".into());
     }
@@ -162,6 +174,8 @@ fn the_lint_finds_what_it_is_for() {
         "CREATE TABLE a (b CHECK (jsonb(b)))",
         "CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END; BEGIN;",
         "CREATE TABLE a (b);\r\n",
+        "CREATE VIEW v AS SELECT unixepoch(a, 'subsec') FROM b",
+        "CREATE TABLE a (b CHECK (b < 1_000))",
     ] {
         assert_eq!(faults(sql).len(), if sql.contains("SAVEPOINT") { 2 } else { 1 }, "{sql}: {:?}", faults(sql));
     }
@@ -199,7 +213,7 @@ fn populated() -> (TempDir, PathBuf) {
 
 fn migrate(set: &MigrationSet, path: &Path) -> Result<()> {
     let mut conn = connection::open_writer(path)?;
-    set.migrate(&mut conn, path, &ProgressCallback::default(), || Ok(()))
+    set.migrate(&mut conn, path, &ProgressCallback::default(), || Ok(|| Ok(())))
 }
 
 /// All that is in a table, as text.
@@ -341,7 +355,7 @@ fn two_runners_that_meet_apply_a_data_migration_once() {
     let second_backup = Mutex::new(false);
     thread::scope(|scope| {
         let mut first = connection::open_writer(&path).unwrap();
-        set.migrate(&mut first, &path, &ProgressCallback::default(), || {
+        let under_lock = || {
             // The second one has read the old version, too, and waits for the lock that the first one holds.
             scope.spawn(|| {
                 let mut second = connection::open_writer(&path).unwrap();
@@ -356,14 +370,14 @@ fn two_runners_that_meet_apply_a_data_migration_once() {
                     *second_backup.lock().unwrap() = true;
                     Ok(())
                 };
-                set.migrate(&mut second, &path, &ProgressCallback::default(), backup).unwrap();
+                set.migrate(&mut second, &path, &ProgressCallback::default(), || Ok(backup)).unwrap();
             });
             while !IS_WAITING.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(1));
             }
             Ok(())
-        })
-        .unwrap();
+        };
+        set.migrate(&mut first, &path, &ProgressCallback::default(), || Ok(under_lock)).unwrap();
     });
     assert!(!*second_backup.lock().unwrap(), "the second one found nothing to do");
     assert_eq!(integer(&path, "SELECT CAST(sum(percent_complete) AS INTEGER) FROM tasks"), before + tasks);
@@ -391,15 +405,20 @@ fn line_ends_of_another_system_make_no_other_migration() {
 #[test]
 fn a_record_that_lost_its_end_is_found_out_before_anything_runs_twice() {
     let (_dir, path) = populated();
-    let set =
-        with(&[(&format!("V{}__data", next()), "CREATE TABLE marker (a); UPDATE tasks SET percent_complete = 100")]);
+    let set = with(&[(&format!("V{}__data", next()), "UPDATE tasks SET percent_complete = 100")]);
     migrate(&set, &path).unwrap();
     let conn = connection::open_writer(&path).unwrap();
     conn.execute("DELETE FROM refinery_schema_history WHERE version = ?1", [next()]).unwrap();
     conn.execute("UPDATE tasks SET percent_complete = 50", []).unwrap();
-    drop(conn);
-    let found = migrate(&set, &path);
     let cut = HistoryProblem::Cut { version: next() };
+    let found = migrate(&set, &path);
+    assert!(matches!(&found, Err(Error::HistoryDamaged { problem, .. }) if *problem == cut), "{found:?}");
+
+    // The first releases did not set `user_version`: what their migrations made tells.
+    conn.pragma_update(None, "user_version", 0).unwrap();
+    conn.execute("DELETE FROM refinery_schema_history WHERE version > 1", []).unwrap();
+    let found = migrate(&set, &path);
+    let cut = HistoryProblem::Cut { version: 2 };
     assert!(matches!(&found, Err(Error::HistoryDamaged { problem, .. }) if *problem == cut), "{found:?}");
     assert_eq!(integer(&path, "SELECT CAST(max(percent_complete) AS INTEGER) FROM tasks"), 50);
 }
@@ -492,7 +511,7 @@ fn a_migration_of_data_killed_at_any_write_is_done_once_or_not_at_all() {
         migrate(&rewriting(), &path).unwrap();
         assert_eq!(integer(&path, "SELECT sum(length(content)) FROM messages"), after, "killed at write {nth}");
         let back = format!(
-            "DROP TABLE seen; DELETE FROM refinery_schema_history WHERE version = {};
+            "DROP TABLE seen; DELETE FROM refinery_schema_history WHERE version = {}; PRAGMA user_version = 0;
              UPDATE messages SET content = substr(content, 1, length(content) - 5)",
             next()
         );
