@@ -1,6 +1,8 @@
-CREATE VIRTUAL TABLE message_index /* Which words stand in which message: what `agentmux-state search` looks up. rowid is
-  messages.message_id. Words are in small letters, without accents, each ideograph by itself. It follows "messages" within a
-  minute, or when something is searched; entries of messages that are gone stay until it is made anew. */
+CREATE VIRTUAL TABLE message_index /* Which words stand in which message; rowid is messages.message_id. Made for
+  `agentmux-state search`: words are in small letters, without accents, each ideograph by itself. It follows "messages" within
+  a minute of an orchestrator that runs, or when something is searched: "message_index_state" says how much is missing. Entries
+  of messages that are gone stay until it is made anew, so look at the message, too:
+  SELECT speaker, content FROM message_index JOIN message_log ON message_id = message_index.rowid WHERE message_index MATCH 'deploy' */
 USING fts5(words, content='', columnsize=0, detail='none', tokenize='ascii');
 
 CREATE TABLE message_index_progress (
@@ -26,3 +28,11 @@ CREATE TRIGGER messages_reworded AFTER UPDATE OF message_id, content ON messages
 WHEN NEW.content IS NOT OLD.content OR NEW.message_id <> OLD.message_id BEGIN
   INSERT INTO messages_to_index VALUES (NEW.message_id) ON CONFLICT DO NOTHING;
 END;
+
+CREATE VIEW message_index_state AS
+  -- Whether "message_index" can be relied on: one row.
+  SELECT
+    indexed_to,                         -- messages.message_id: how far it has come
+    coalesce((SELECT max(message_id) FROM messages), 0) AS newest_message, -- messages.message_id
+    max(0, coalesce((SELECT max(message_id) FROM messages), 0) - indexed_to) + (SELECT count(*) FROM messages_to_index) AS missing -- about how many messages are not in it
+  FROM message_index_progress;

@@ -38,22 +38,6 @@ pub struct CheckFinding {
 /// How many findings of one kind are told one by one.
 const MOST: usize = 100;
 
-/// References that may lead nowhere: entities vanish without those that name them. What names, and the name of what is gone.
-const REFERENCES: [&str; 6] = [
-    "SELECT 'task ' || id, 'agent ' || assigned_to FROM tasks
-     WHERE assigned_to IS NOT NULL AND assigned_to NOT IN (SELECT session_name FROM agents) ORDER BY position",
-    "SELECT 'task ' || id, 'project ' || project_id FROM tasks
-     WHERE project_id IS NOT NULL AND project_id NOT IN (SELECT id FROM projects) ORDER BY position",
-    "SELECT 'task ' || task_id || ' (' || relation || ')', 'task ' || other_task_id FROM task_dependencies
-     WHERE other_task_id NOT IN (SELECT id FROM tasks) ORDER BY task_id, relation, position",
-    "SELECT 'agent ' || session_name, 'task ' || current_task_id FROM agents
-     WHERE current_task_id IS NOT NULL AND current_task_id NOT IN (SELECT id FROM tasks) ORDER BY position",
-    "SELECT 'project ' || project_id, 'task ' || task_id FROM project_tasks
-     WHERE task_id NOT IN (SELECT id FROM tasks) ORDER BY project_id, position",
-    "SELECT 'project ' || project_id, 'agent ' || session_name FROM project_agents
-     WHERE session_name NOT IN (SELECT session_name FROM agents) ORDER BY project_id, position",
-];
-
 impl StateStore {
     /// Checks the database's integrity, its references, that every row can be read, its schema, the export, the newest
     /// backup and the permissions; and notes references to entities that are gone and records set aside. Changes nothing.
@@ -161,16 +145,15 @@ fn integrity(conn: &Connection, findings: &mut Findings) -> Result<()> {
 }
 
 fn dangling_references(conn: &Connection, findings: &mut Findings) -> Result<()> {
+    let mut select = conn.prepare("SELECT kind, id, missing_kind, missing_id FROM dangling_references")?;
+    let mut rows = select.query([])?;
     let mut found = 0;
-    for sql in REFERENCES {
-        let mut select = conn.prepare(sql)?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            found += 1;
-            if found <= MOST {
-                let (from, to): (String, String) = (row.get(0)?, row.get(1)?);
-                findings.note("dangling_reference", format!("{from} names {to}, which is gone"));
-            }
+    while let Some(row) = rows.next()? {
+        found += 1;
+        if found <= MOST {
+            let part = |column| row.get::<_, String>(column);
+            let message = format!("{} {} names {} {}, which is gone", part(0)?, part(1)?, part(2)?, part(3)?);
+            findings.note("dangling_reference", message);
         }
     }
     if found > MOST {

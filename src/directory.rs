@@ -109,6 +109,18 @@ pub(crate) fn replace_file(
     file.metadata().map_err(Error::io("read", path))
 }
 
+/// Writes a file that only its owner reads; a kill leaves the old file or the new.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("page.html");
+/// agentmux_state::write_private_file(&path, b"<!doctype html>")?;
+/// # Ok::<(), agentmux_state::Error>(())
+/// ```
+pub fn write_private_file(path: &Path, content: &[u8]) -> Result<()> {
+    replace_file(path, |out| out.write_all(content).map_err(Error::io("write", path))).map(drop)
+}
+
 /// A file of ours under a temporary name, which only the owner reads, whatever the umask.
 pub(crate) fn temporary_file(directory: &Path, prefix: &str) -> Result<NamedTempFile> {
     let file = tempfile::Builder::new()

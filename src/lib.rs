@@ -52,7 +52,7 @@ pub use backup::{
 pub use check::{CheckFinding, CheckReport};
 pub use clock::Clock;
 pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration};
-pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir};
+pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir, write_private_file};
 pub use document::{
     ExportedFile, ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning,
 };
@@ -68,8 +68,8 @@ pub use service::{
     reset_state_persistence_service, state_persistence_service,
 };
 pub use store::{
-    Batch, Checkpoint, Counts, ListFilter, MigrationDryRun, Run, RunOutcome, SetAsideRecord, StateStore, StoreOptions,
-    StoreSummary,
+    Batch, Checkpoint, Counts, EntityKind, ListFilter, MigrationDryRun, Run, RunOutcome, SetAsideRecord, StateStore,
+    StoreOptions, StoreSummary,
 };
 
 /// The README's example compiles.

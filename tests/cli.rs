@@ -349,7 +349,7 @@ fn check_tells_what_is_wrong_and_what_is_worth_knowing() -> TestResult {
     assert_eq!(
         notes,
         [
-            "task T-1 (blocked_by) names task T-404, which is gone",
+            "task T-1 names task T-404, which is gone",
             "agent dev-1 names task T-404, which is gone",
             "project P-1 names task T-404, which is gone",
             "imports could not read 4 records; the table set_aside keeps them",

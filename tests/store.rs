@@ -273,12 +273,12 @@ fn lists_are_filtered_and_limited_in_document_order() -> TestResult {
     let base = Base::new()?;
     let store = base.store()?;
     import(&store, FIXTURE)?;
-    let filter = ListFilter { status: Some("paused".into()), limit: Some(2) };
+    let filter = ListFilter { status: Some("paused".into()), limit: Some(2), ..ListFilter::default() };
     let ids: Vec<_> = store.tasks(&filter)?.into_iter().map(|task| task.id).collect();
     assert_eq!(ids, ["task-3", "task-8"]);
     assert_eq!(store.agents(&ListFilter::default())?.len(), 5);
-    assert_eq!(store.projects(&ListFilter { status: Some("active".into()), limit: None })?.len(), 1);
-    assert_eq!(store.conversations(Some(1))?[0].id, "conv-0");
+    assert_eq!(store.projects(&ListFilter { status: Some("active".into()), ..ListFilter::default() })?.len(), 1);
+    assert_eq!(store.conversations(&ListFilter { limit: Some(1), ..ListFilter::default() })?[0].id, "conv-0");
     Ok(())
 }
 

@@ -7,17 +7,17 @@ use serde::Serialize;
 
 use super::{Context, Ending, ListKind, Outcome, ShowKind, print};
 
-pub(super) fn list(context: &Context, kind: ListKind, status: Option<String>, limit: Option<u32>) -> Outcome {
-    if kind == ListKind::Conversations && status.is_some() {
-        usage("conversations have no status: leave out --status");
-    }
+pub(super) fn list(context: &Context, kind: ListKind, filter: &ListFilter) -> Outcome {
     let store = context.read()?;
-    let filter = ListFilter { status, limit };
-    match kind {
-        ListKind::Conversations => print_list(context, &store.conversations(limit)?),
-        ListKind::Tasks => print_list(context, &store.tasks(&filter)?),
-        ListKind::Agents => print_list(context, &store.agents(&filter)?),
-        ListKind::Projects => print_list(context, &store.projects(&filter)?),
+    let printed = match kind {
+        ListKind::Conversations => store.conversations(filter).map(|it| print_list(context, &it)),
+        ListKind::Tasks => store.tasks(filter).map(|it| print_list(context, &it)),
+        ListKind::Agents => store.agents(filter).map(|it| print_list(context, &it)),
+        ListKind::Projects => store.projects(filter).map(|it| print_list(context, &it)),
+    };
+    match printed {
+        Err(Error::InvalidValue { record, detail }) => usage(&format!("{record} {detail}")),
+        printed => printed?,
     }
 }
 

@@ -3,10 +3,13 @@
 mod backup;
 mod check;
 mod checkpoint;
+mod completions;
 mod entities;
+mod graph;
 mod migrate;
 mod print;
 mod progress;
+mod report;
 mod resume;
 mod search;
 mod status;
@@ -18,10 +21,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentmux_state::{
-    CheckpointReason, Error, ProgressCallback, StateStore, StoreOptions, Timestamp, default_state_dir,
+    CheckpointReason, Error, ListFilter, ProgressCallback, StateStore, StoreOptions, Timestamp, default_state_dir,
 };
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::builder::PossibleValuesParser;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
+use clap_complete::env::CompleteEnv;
 use serde::Serialize;
 
 #[derive(Parser)]
@@ -147,12 +153,8 @@ enum Command {
     List {
         #[arg(value_enum)]
         kind: ListKind,
-        /// Only those in this status, for instance in_progress; conversations have none
-        #[arg(long)]
-        status: Option<String>,
-        /// At most so many
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
+        #[command(flatten)]
+        filter: Filter,
     },
 
     /// Show one conversation, task, agent or project whole
@@ -160,7 +162,37 @@ enum Command {
         #[arg(value_enum)]
         kind: ShowKind,
         /// Its id; of an agent the session name
+        #[arg(add = ArgValueCandidates::new(completions::entities))]
         id: String,
+    },
+
+    /// Print the tasks with their dependencies and status as a picture, in the language of Mermaid or of Graphviz
+    Graph {
+        /// The language
+        #[arg(long, value_enum, default_value_t = GraphFormat::Mermaid)]
+        format: GraphFormat,
+        #[command(flatten)]
+        filter: Filter,
+    },
+
+    /// Write the whole state as one page for a browser
+    ///
+    /// What is under way, what waits for what, progress, agents, the last words of conversations, runs and checkpoints, sizes.
+    /// The page needs no network and holds no script.
+    Report {
+        /// Where to
+        #[arg(value_name = "FILE.html")]
+        file: PathBuf,
+    },
+
+    /// Print a script that completes commands, options and ids in your shell
+    ///
+    /// For bash: `source <(agentmux-state completions bash)` in ~/.bashrc; for zsh the same in ~/.zshrc; for fish
+    /// `agentmux-state completions fish | source` in ~/.config/fish/config.fish.
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
     },
 }
 
@@ -177,11 +209,13 @@ enum BackupCommand {
     /// Verify one backup or all: checksum, integrity, schema. Exits 1 where one cannot be trusted
     Verify {
         /// The backup
+        #[arg(add = ArgValueCandidates::new(completions::backups))]
         id: Option<String>,
     },
     /// Go back to a backup, after a safety backup of the present state
     Restore {
         /// The backup
+        #[arg(add = ArgValueCandidates::new(completions::backups))]
         id: String,
     },
     /// Remove the backups that no rule keeps; the newest one that can be trusted always stays
@@ -204,12 +238,51 @@ enum BackupCommand {
     },
 }
 
+/// Which entities to show.
+#[derive(clap::Args)]
+struct Filter {
+    /// Only those in this status, for instance in_progress; conversations have none
+    #[arg(long)]
+    status: Option<String>,
+    /// Only tasks and agents of this project
+    #[arg(long, value_name = "ID", add = ArgValueCandidates::new(completions::projects))]
+    project: Option<String>,
+    /// Only tasks that are assigned to this agent, or projects that it works on
+    #[arg(long, value_name = "SESSION", add = ArgValueCandidates::new(completions::agents))]
+    agent: Option<String>,
+    /// Only those in which something happened since: a moment as 2026-11-22T10:00:00Z, or an age as 90min, 2h, 3days
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    since: Option<DateTime<Utc>>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+}
+
+impl From<Filter> for ListFilter {
+    fn from(Filter { status, project, agent, since, limit }: Filter) -> Self {
+        Self { status, project, agent, since, limit }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
 enum ListKind {
     Conversations,
     Tasks,
     Agents,
     Projects,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum GraphFormat {
+    Mermaid,
+    Dot,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -256,6 +329,8 @@ impl From<io::Error> for Failure {
 }
 
 pub(crate) fn main() -> ExitCode {
+    // Called by the shell's script to complete a line, this prints the candidates and ends.
+    CompleteEnv::with_factory(Arguments::command).complete();
     let arguments = Arguments::parse();
     log_to_stderr(arguments.verbose, arguments.quiet);
     match run(arguments) {
@@ -298,7 +373,10 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Check => check::run(&context),
         Command::Search { text, limit } => search::run(&context, &text, limit),
         Command::Backup(command) => backup::run(&context, command),
-        Command::List { kind, status, limit } => entities::list(&context, kind, status, limit),
+        Command::List { kind, filter } => entities::list(&context, kind, &filter.into()),
+        Command::Graph { format, filter } => graph::run(&context, format, &filter.into()),
+        Command::Report { file } => report::run(&context, &file),
+        Command::Completions { shell } => completions::run(shell),
         Command::Show { kind, id } => entities::show(&context, kind, &id),
     }
 }
@@ -359,6 +437,13 @@ impl Context {
         let progress = if self.quiet { ProgressCallback::default() } else { progress::bars() };
         StoreOptions { progress, ..StoreOptions::default() }
     }
+}
+
+/// A moment, or how long ago it was.
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    let age = || humantime::parse_duration(text).ok().and_then(|age| TimeDelta::from_std(age).ok());
+    let moment = Timestamp::from(text).parse().or_else(|| Utc::now().checked_sub_signed(age()?));
+    moment.ok_or_else(|| "expected a moment such as 2026-11-22T10:00:00Z, or an age such as 90min, 2h, 3days".into())
 }
 
 fn timestamp(text: &str) -> Result<Timestamp, String> {

@@ -59,9 +59,7 @@ impl StateStore {
 
 /// About how many messages are not in the index yet.
 pub(super) fn missing(conn: &Connection) -> Result<u64> {
-    let sql = "SELECT max(0, coalesce((SELECT max(message_id) FROM messages), 0) - indexed_to)
-                      + (SELECT count(*) FROM messages_to_index)
-               FROM message_index_progress";
+    let sql = "SELECT missing FROM message_index_state";
     Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 

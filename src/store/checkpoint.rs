@@ -68,12 +68,17 @@ fn uptime_seconds(run: &Run, now: DateTime<Utc>) -> i64 {
 
 /// The newest checkpoint.
 pub(crate) fn last(conn: &Connection) -> Result<Option<Checkpoint>> {
-    let sql = "SELECT checkpointed_at, reason FROM checkpoints ORDER BY checkpoint_id DESC LIMIT 1";
-    Ok(conn
-        .query_row(sql, [], |row| {
-            Ok(Checkpoint { checkpointed_at: row.get::<_, String>(0)?.into(), reason: row.get::<_, String>(1)?.into() })
-        })
-        .optional()?)
+    Ok(newest(conn, 1)?.pop())
+}
+
+/// The newest checkpoints, newest first.
+pub(super) fn newest(conn: &Connection, limit: u32) -> Result<Vec<Checkpoint>> {
+    let sql = "SELECT checkpointed_at, reason FROM checkpoints ORDER BY checkpoint_id DESC LIMIT ?1";
+    let mut select = conn.prepare_cached(sql)?;
+    let rows = select.query_map([limit], |row| {
+        Ok(Checkpoint { checkpointed_at: row.get::<_, String>(0)?.into(), reason: row.get::<_, String>(1)?.into() })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Whether anything has changed since the last checkpoint, by anyone.

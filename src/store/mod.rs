@@ -8,6 +8,7 @@ mod batch;
 pub(crate) mod checkpoint;
 pub(crate) mod conversation;
 pub(crate) mod head;
+mod list;
 pub(crate) mod project;
 pub(crate) mod run;
 pub(crate) mod self_improvement;
@@ -22,10 +23,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Utc};
 
-use rusqlite::{Connection, ToSql, Transaction};
+use rusqlite::{Connection, Transaction};
 
 pub use batch::Batch;
 pub use checkpoint::Checkpoint;
+pub use list::{EntityKind, ListFilter};
 pub use run::{Run, RunOutcome};
 pub use set_aside::SetAsideRecord;
 pub(crate) use summary::counts;
@@ -69,15 +71,6 @@ impl Default for StoreOptions {
             progress: ProgressCallback::default(),
         }
     }
-}
-
-/// Which tasks, agents or projects a list holds.
-#[derive(Debug, Clone, Default)]
-pub struct ListFilter {
-    /// Only those in this status.
-    pub status: Option<String>,
-    /// At most so many.
-    pub limit: Option<u32>,
 }
 
 /// The state of an orchestrator in its database.
@@ -355,41 +348,6 @@ impl StateStore {
         self.read(self_improvement::read)
     }
 
-    /// Conversations in the order of the document, at most so many.
-    pub fn conversations(&self, limit: Option<u32>) -> Result<Vec<ConversationState>> {
-        let filter = ListFilter { status: None, limit };
-        self.read(|conn| all(|each| conversation::read(conn, &filter.condition(), &*filter.parameters(), each)))
-    }
-
-    /// Tasks in the order of the document.
-    ///
-    /// ```
-    /// use agentmux_state::*;
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let state_dir = dir.path();
-    /// let store = StateStore::open(state_dir)?;
-    /// store.update_task(&TaskState { id: "T-1".into(), status: TaskStatus::Paused, ..Default::default() })?;
-    /// let paused = ListFilter { status: Some("paused".into()), limit: Some(10) };
-    /// assert_eq!(store.tasks(&paused)?[0].id, "T-1");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn tasks(&self, filter: &ListFilter) -> Result<Vec<TaskState>> {
-        self.read(|conn| all(|each| task::read(conn, &filter.condition(), &*filter.parameters(), each)))
-    }
-
-    /// Agents in the order of the document.
-    pub fn agents(&self, filter: &ListFilter) -> Result<Vec<AgentState>> {
-        self.read(|conn| all(|each| agent::read(conn, &filter.condition(), &*filter.parameters(), each)))
-    }
-
-    /// Projects in the order of the document.
-    pub fn projects(&self, filter: &ListFilter) -> Result<Vec<ProjectState>> {
-        self.read(|conn| all(|each| project::read(conn, &filter.condition(), &*filter.parameters(), each)))
-    }
-
     /// The whole state as it was in one moment.
     ///
     /// A state to which nothing was ever written has the present moment as its id and its last checkpoint.
@@ -474,6 +432,16 @@ impl StateStore {
         self.read(run::last)
     }
 
+    /// The newest runs of the orchestrator, newest first.
+    pub fn runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.read(|conn| run::newest(conn, limit))
+    }
+
+    /// The newest checkpoints, newest first.
+    pub fn checkpoints(&self, limit: u32) -> Result<Vec<Checkpoint>> {
+        self.read(|conn| checkpoint::newest(conn, limit))
+    }
+
     /// What imports could not read, oldest first.
     ///
     /// ```
@@ -545,23 +513,6 @@ impl StateStore {
 
     fn write<T: Send>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T> + Send) -> Result<T> {
         self.batch(work)
-    }
-}
-
-impl ListFilter {
-    fn condition(&self) -> String {
-        let status = if self.status.is_some() { "WHERE status = ?2 " } else { "" };
-        format!("{status}ORDER BY position LIMIT ?1")
-    }
-
-    fn parameters(&self) -> Vec<&dyn ToSql> {
-        const NO_LIMIT: &i64 = &-1;
-        let mut parameters: Vec<&dyn ToSql> = vec![match &self.limit {
-            Some(limit) => limit,
-            None => NO_LIMIT,
-        }];
-        parameters.extend(self.status.iter().map(|status| status as &dyn ToSql));
-        parameters
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs of the orchestrator.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use super::head;
@@ -109,6 +109,11 @@ pub(crate) fn last(conn: &Connection) -> Result<Option<Run>> {
     before(conn, i64::MAX)
 }
 
+/// The newest runs, newest first.
+pub(super) fn newest(conn: &Connection, limit: u32) -> Result<Vec<Run>> {
+    select(conn, i64::MAX, limit)
+}
+
 /// The run that goes on, or that has crashed without anyone having noticed.
 pub(crate) fn open(conn: &Connection) -> Result<Option<Run>> {
     Ok(last(conn)?.filter(|run| run.outcome.is_none()))
@@ -116,19 +121,23 @@ pub(crate) fn open(conn: &Connection) -> Result<Option<Run>> {
 
 /// The newest run before another one.
 pub(crate) fn before(conn: &Connection, run_id: i64) -> Result<Option<Run>> {
+    Ok(select(conn, run_id, 1)?.pop())
+}
+
+fn select(conn: &Connection, before: i64, limit: u32) -> Result<Vec<Run>> {
     let sql = "SELECT run_id, hostname, pid, started_at, restart_count, ended_at, outcome
-               FROM runs WHERE run_id < ?1 ORDER BY run_id DESC LIMIT 1";
-    Ok(conn
-        .query_row(sql, [run_id], |row| {
-            Ok(Run {
-                run_id: row.get(0)?,
-                hostname: row.get(1)?,
-                pid: row.get(2)?,
-                started_at: row.get::<_, String>(3)?.into(),
-                restart_count: row.get(4)?,
-                ended_at: row.get::<_, Option<String>>(5)?.map(Timestamp::from),
-                outcome: row.get::<_, Option<String>>(6)?.map(|text| RunOutcome::parse(&text)),
-            })
+               FROM runs WHERE run_id < ?1 ORDER BY run_id DESC LIMIT ?2";
+    let mut select = conn.prepare_cached(sql)?;
+    let rows = select.query_map((before, limit), |row| {
+        Ok(Run {
+            run_id: row.get(0)?,
+            hostname: row.get(1)?,
+            pid: row.get(2)?,
+            started_at: row.get::<_, String>(3)?.into(),
+            restart_count: row.get(4)?,
+            ended_at: row.get::<_, Option<String>>(5)?.map(Timestamp::from),
+            outcome: row.get::<_, Option<String>>(6)?.map(|text| RunOutcome::parse(&text)),
         })
-        .optional()?)
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -24,8 +24,8 @@ use crate::{ConversationState, PersistedMessage, TaskState};
 const CHECKSUMS: &[(&str, u64)] = &[
     ("V1__document", 1785887012989952555),
     ("V2__mode", 646548701978728343),
-    ("V3__views", 12204103245623662034),
-    ("V4__search", 13467670145979933884),
+    ("V3__views", 8043032472963644367),
+    ("V4__search", 8288886181480240992),
 ];
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");

@@ -1,0 +1,68 @@
+//! `completions`, and the ids that the shell completes.
+
+use std::io;
+
+use agentmux_state::{EntityKind, StateStore, default_state_dir, list_backups};
+use clap_complete::engine::CompletionCandidate;
+use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
+
+use super::{Ending, Outcome, Shell};
+
+/// More than a person wants to choose from.
+const MOST: u32 = 1000;
+
+const PROGRAM: &str = env!("CARGO_BIN_NAME");
+
+pub(super) fn run(shell: Shell) -> Outcome {
+    let completer: &dyn EnvCompleter = match shell {
+        Shell::Bash => &Bash,
+        Shell::Zsh => &Zsh,
+        Shell::Fish => &Fish,
+    };
+    completer.write_registration("COMPLETE", PROGRAM, PROGRAM, PROGRAM, &mut io::stdout())?;
+    Ok(Ending::Complete)
+}
+
+/// Ids of what `show` shows, of the kind that the line names already.
+pub(super) fn entities() -> Vec<CompletionCandidate> {
+    let is_named = |name: &str| std::env::args().any(|argument| argument == name);
+    let kinds = [
+        ("conversation", EntityKind::Conversation),
+        ("task", EntityKind::Task),
+        ("agent", EntityKind::Agent),
+        ("project", EntityKind::Project),
+    ];
+    kinds.into_iter().filter(|(name, _)| is_named(name)).flat_map(|(_, kind)| ids(kind)).collect()
+}
+
+pub(super) fn agents() -> Vec<CompletionCandidate> {
+    ids(EntityKind::Agent)
+}
+
+pub(super) fn projects() -> Vec<CompletionCandidate> {
+    ids(EntityKind::Project)
+}
+
+pub(super) fn backups() -> Vec<CompletionCandidate> {
+    let backups = state_dir().and_then(|state_dir| list_backups(state_dir).ok());
+    backups
+        .into_iter()
+        .flatten()
+        .map(|backup| CompletionCandidate::new(backup.id).help(Some(backup.label.into())))
+        .collect()
+}
+
+/// Where nothing can be read, nothing is completed.
+fn ids(kind: EntityKind) -> Vec<CompletionCandidate> {
+    let prefix = std::env::args().next_back().filter(|last| !last.starts_with('-')).unwrap_or_default();
+    let store = state_dir().and_then(|state_dir| StateStore::open_read_only(state_dir).ok());
+    let ids = store.and_then(|store| store.ids(kind, &prefix, MOST).ok());
+    ids.into_iter().flatten().map(CompletionCandidate::new).collect()
+}
+
+/// The state directory that the line names, or the usual one.
+fn state_dir() -> Option<std::path::PathBuf> {
+    let mut arguments = std::env::args_os().skip_while(|argument| argument != "--state-dir").skip(1);
+    let variable = || std::env::var_os("AGENTMUX_STATE_DIR").filter(|state_dir| !state_dir.is_empty());
+    arguments.next().or_else(variable).map(Into::into).or_else(|| default_state_dir().ok())
+}
