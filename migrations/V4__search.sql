@@ -3,7 +3,7 @@ CREATE VIRTUAL TABLE message_index /* Which words stand in which message; rowid 
   a minute of an orchestrator that runs, or when something is searched: "message_index_state" says how much is missing. Entries
   of messages that are gone stay until it is made anew, so look at the message, too:
   SELECT speaker, content FROM message_index JOIN message_log ON message_id = message_index.rowid WHERE message_index MATCH 'deploy' */
-USING fts5(words, content='', columnsize=0, detail='none', tokenize='ascii');
+USING fts5(words, content='', detail='none', tokenize='ascii');
 
 CREATE TABLE message_index_progress (
   -- How far "message_index" has come: one row.

@@ -16,6 +16,7 @@ fn commands() -> Vec<(String, String)> {
         for line in block.split("```").next().unwrap_or_default().lines() {
             match (line.strip_prefix("$ "), commands.last_mut()) {
                 (Some(command), _) => commands.push((command.to_owned(), String::new())),
+                (None, _) if line.starts_with("# ") => {}
                 (None, Some((_, output))) => *output += &format!("{line}\n"),
                 (None, None) => panic!("output before the first command: {line}"),
             }
