@@ -25,7 +25,8 @@ WHEN NEW.message_id <= (SELECT indexed_to FROM message_index_progress) BEGIN
 END;
 
 CREATE TRIGGER messages_reworded AFTER UPDATE OF message_id, content ON messages
-WHEN NEW.content IS NOT OLD.content OR NEW.message_id <> OLD.message_id BEGIN
+WHEN (NEW.content IS NOT OLD.content OR NEW.message_id <> OLD.message_id)
+  AND NEW.message_id <= (SELECT indexed_to FROM message_index_progress) BEGIN
   INSERT INTO messages_to_index VALUES (NEW.message_id) ON CONFLICT DO NOTHING;
 END;
 

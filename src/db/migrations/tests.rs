@@ -25,7 +25,7 @@ const CHECKSUMS: &[(&str, u64)] = &[
     ("V1__document", 1785887012989952555),
     ("V2__mode", 646548701978728343),
     ("V3__views", 8043032472963644367),
-    ("V4__search", 4340121706102585714),
+    ("V4__search", 6588517878850227455),
 ];
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
