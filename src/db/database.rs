@@ -1,11 +1,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::backup;
 use super::connection::{self, Durability};
+use super::group::GroupConnection;
 use super::migrations::{self, MigrationStatus};
 use crate::directory::{self, sync_directory};
 use crate::error::{Error, ForeignFile, Result};
@@ -21,21 +22,23 @@ pub(crate) struct Database {
     readers: Pool<SqliteConnectionManager>,
     /// After the readers, so that it is closed last: a writing connection that closes last tidies the log away.
     writer: Mutex<Writer>,
+    /// How many callers are about to write: each of them comes to the writer, whatever happens.
+    coming: AtomicUsize,
     /// SQLite's counter of schema changes, as it was when the schema was last found to be the latest.
     schema_cookie: AtomicI64,
 }
 
 enum Writer {
-    Open(Connection),
+    Open(GroupConnection),
     /// Only what belongs to closing is still written.
-    Closing(Connection, Closed),
+    Closing(GroupConnection, Closed),
     ReadOnly,
     Closed(Closed),
 }
 
 impl Writer {
     /// The connection, or why there is none. `closing` is what belongs to closing.
-    fn open(&mut self, path: &Path, closing: bool) -> Result<&mut Connection> {
+    fn open(&mut self, path: &Path, closing: bool) -> Result<&mut GroupConnection> {
         let path = path.to_path_buf();
         match self {
             Self::Open(conn) => Ok(conn),
@@ -70,7 +73,7 @@ impl Database {
         before_upgrade: impl FnOnce() -> Result<B>,
     ) -> Result<Self> {
         open_writer(path, durability, progress, before_upgrade)
-            .and_then(|writer| Self::with(path, Writer::Open(writer), readers))
+            .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer)), readers))
             .map_err(|error| error.at(path))
     }
 
@@ -89,7 +92,7 @@ impl Database {
             let writer = connection::open_writer(path)?;
             migrations::require_ours(&writer, path)?;
             connection::configure_writer(&writer, Durability::Full)?;
-            Self::with(path, Writer::Open(writer), 1)
+            Self::with(path, Writer::Open(GroupConnection::new(writer)), 1)
         };
         open().map_err(|error: Error| error.at(path))
     }
@@ -112,7 +115,8 @@ impl Database {
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(manager);
         let schema_cookie = AtomicI64::new(-1);
-        Ok(Self { path: path.to_path_buf(), readers, writer: Mutex::new(writer), schema_cookie })
+        let (path, writer) = (path.to_path_buf(), Mutex::new(writer));
+        Ok(Self { path, readers, writer, coming: AtomicUsize::new(0), schema_cookie })
     }
 
     /// Fails where the schema is not the latest, as a newer release's upgrade leaves it under a process that still runs.
@@ -147,7 +151,36 @@ impl Database {
             .map_err(|error| error.at(&self.path))
     }
 
-    /// Runs `work` in a write transaction. When this returns `Ok`, the transaction is on the disk; else it left no trace.
+    /// Runs `work` in a write transaction, which it may share with others who write at the same time. When this returns `Ok`,
+    /// the transaction is on the disk; else `work` left no trace.
+    pub(crate) fn write_in_group<T, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
+        self.coming.fetch_add(1, Ordering::SeqCst);
+        let mut writer = self.lock_writer();
+        self.coming.fetch_sub(1, Ordering::SeqCst);
+        let conn = writer.open(&self.path, false)?;
+        let joined = conn.join(
+            |conn| self.require_latest_schema(conn).map_err(|error| Failed::Ours(error.at(&self.path))),
+            |conn| work(conn).map_err(Failed::Theirs),
+        );
+        // Whoever is coming commits, or leaves it to the next one; where nobody is, this caller does.
+        if self.coming.load(Ordering::SeqCst) == 0 {
+            conn.commit();
+        }
+        drop(writer);
+        match joined {
+            Ok((result, group)) => group.wait().map_err(failed).map(|()| result).map_err(E::from),
+            Err(Failed::Theirs(error)) => Err(error),
+            Err(Failed::Ours(error)) => Err(error.into()),
+            Err(Failed::Sqlite(error)) => Err(failed(error).into()),
+        }
+    }
+
+    /// Runs `work` in a write transaction of its own. When this returns `Ok`, the transaction is on the disk; else it left no
+    /// trace.
     pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
         self.write_as(false, work)
     }
@@ -162,8 +195,8 @@ impl Database {
         closing: bool,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut writer = self.writer();
-        let conn = writer.open(&self.path, closing)?;
+        let mut writer = self.lock_writer();
+        let conn = writer.open(&self.path, closing)?.alone();
         let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         self.require_latest_schema(&transaction).map_err(|error| error.at(&self.path))?;
@@ -182,8 +215,8 @@ impl Database {
         mut before: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         const ATTEMPTS: u32 = 20;
-        let mut writer = self.writer();
-        let conn = writer.open(&self.path, false)?;
+        let mut writer = self.lock_writer();
+        let conn = writer.open(&self.path, false)?.alone();
         let mut replace = || {
             let observer = connection::open_reader(&self.path)?;
             // Changes whenever another connection has committed.
@@ -206,21 +239,24 @@ impl Database {
 
     /// Whether this database may be written, also while it is being closed.
     pub(crate) fn require_writable(&self) -> Result<()> {
-        self.writer().open(&self.path, true).map(drop)
+        self.lock_writer().open(&self.path, true).map(drop)
     }
 
     /// Lets nobody write any more, after the write at hand, but for what belongs to closing.
     pub(crate) fn begin_closing(&self, why: Closed) {
-        let mut writer = self.writer();
+        let mut writer = self.lock_writer();
         *writer = match std::mem::replace(&mut *writer, Writer::ReadOnly) {
-            Writer::Open(conn) => Writer::Closing(conn, why),
+            Writer::Open(mut conn) => {
+                conn.commit();
+                Writer::Closing(conn, why)
+            }
             other => other,
         };
     }
 
     /// Goes on after closing failed.
     pub(crate) fn cancel_closing(&self) {
-        let mut writer = self.writer();
+        let mut writer = self.lock_writer();
         *writer = match std::mem::replace(&mut *writer, Writer::ReadOnly) {
             Writer::Closing(conn, _) => Writer::Open(conn),
             other => other,
@@ -229,16 +265,34 @@ impl Database {
 
     /// Closes the writing connection, after the write at hand. Every later write fails and says why.
     pub(crate) fn close_writer(&self, why: Closed) {
-        *self.writer() = Writer::Closed(why);
+        *self.lock_writer() = Writer::Closed(why);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_anyone_coming(&self) -> bool {
+        self.coming.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
         // A panic in a caller's closure rolled its transaction back; the connection is as good as before.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a caller's part of a shared transaction failed.
+enum Failed<E> {
+    Theirs(E),
+    Ours(Error),
+    Sqlite(rusqlite::Error),
+}
+
+impl<E> From<rusqlite::Error> for Failed<E> {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
     }
 }
 

@@ -8,6 +8,7 @@ mod backup;
 mod codec;
 mod connection;
 mod database;
+mod group;
 mod migrations;
 mod schema;
 mod table;

@@ -1,6 +1,6 @@
 //! Several changes in one transaction.
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::Connection;
 
 use super::{Inner, agent, conversation, head, project, self_improvement, task};
 use crate::db::Table;
@@ -11,13 +11,13 @@ use crate::model::{
 
 /// The changes of one transaction; see [`StateStore::batch`](crate::StateStore::batch).
 pub struct Batch<'t> {
-    transaction: &'t Transaction<'t>,
+    conn: &'t Connection,
     store: &'t Inner,
 }
 
 impl<'t> Batch<'t> {
-    pub(super) fn new(transaction: &'t Transaction<'t>, store: &'t Inner) -> Self {
-        Self { transaction, store }
+    pub(super) fn new(conn: &'t Connection, store: &'t Inner) -> Self {
+        Self { conn, store }
     }
 
     /// As [`StateStore::update_conversation`](crate::StateStore::update_conversation).
@@ -86,7 +86,7 @@ impl<'t> Batch<'t> {
 
     /// Does one thing whole or not at all, also where the caller goes on after it failed.
     fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let conn: &Connection = self.transaction;
+        let conn = self.conn;
         let step = |sql| conn.prepare_cached(sql)?.execute([]).map(drop);
         let result = step("SAVEPOINT one").map_err(Error::from).and_then(|()| {
             let result = work(conn);

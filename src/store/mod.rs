@@ -316,10 +316,10 @@ impl StateStore {
         T: Send,
         E: From<Error> + Send,
     {
-        self.inner.database.write(|transaction| {
+        self.inner.database.write_in_group(|conn| {
             let now = self.now();
-            head::ensure(transaction, now).map_err(|error| error.at(self.inner.database.path()))?;
-            work(&Batch::new(transaction, &self.inner))
+            head::ensure(conn, now).map_err(|error| error.at(self.inner.database.path()))?;
+            work(&Batch::new(conn, &self.inner))
         })
     }
 
