@@ -118,7 +118,7 @@ CREATE VIEW task_overview AS
     NOT EXISTS (SELECT 1 FROM task_waits WHERE task_id = tasks.id AND NOT is_done) AS dependencies_done, -- 0 | 1; 1 also where there are none
     tasks.created_at,
     tasks.last_activity_at,
-    unixepoch('now') - unixepoch(coalesce(tasks.last_activity_at, tasks.started_at, tasks.created_at)) AS idle_seconds -- since its last activity, start or creation
+    unixepoch('now') - coalesce(unixepoch(tasks.last_activity_at), unixepoch(tasks.started_at), unixepoch(tasks.created_at)) AS idle_seconds -- since its last activity, start or creation
   FROM tasks;
 
 CREATE VIEW stuck_tasks AS
@@ -132,7 +132,7 @@ CREATE VIEW stuck_tasks AS
     tasks.last_activity_at
   FROM tasks
   WHERE status = 'in_progress'
-    AND unixepoch(coalesce(last_activity_at, started_at, created_at)) < unixepoch('now') - 3600
+    AND coalesce(unixepoch(last_activity_at), unixepoch(started_at), unixepoch(created_at)) < unixepoch('now') - 3600
   UNION ALL
   SELECT tasks.id, tasks.title, tasks.status, tasks.assigned_to, 'in progress, but nobody is assigned to it', tasks.last_activity_at
   FROM tasks WHERE status = 'in_progress' AND assigned_to IS NULL
@@ -152,7 +152,16 @@ CREATE VIEW stuck_tasks AS
   SELECT tasks.id, tasks.title, tasks.status, tasks.assigned_to, 'waits for ' || waits.other_task_id || ', which is gone', tasks.last_activity_at
   FROM task_dependencies AS waits JOIN tasks ON tasks.id = waits.task_id
   WHERE waits.relation = 'blocked_by' AND tasks.status <> 'completed'
-    AND NOT EXISTS (SELECT 1 FROM tasks AS other WHERE other.id = waits.other_task_id);
+    AND NOT EXISTS (SELECT 1 FROM tasks AS other WHERE other.id = waits.other_task_id)
+  UNION ALL
+  SELECT tasks.id, tasks.title, tasks.status, tasks.assigned_to,
+    iif(waits.other_task_id = waits.task_id, 'waits for itself', 'waits for ' || waits.other_task_id || ', which waits for it'),
+    tasks.last_activity_at
+  FROM task_dependencies AS waits
+  JOIN task_dependencies AS back
+    ON back.task_id = waits.other_task_id AND back.relation = 'blocked_by' AND back.other_task_id = waits.task_id
+  JOIN tasks ON tasks.id = waits.task_id
+  WHERE waits.relation = 'blocked_by' AND tasks.status <> 'completed';
 
 CREATE VIEW conversation_overview AS
   -- Every conversation with what was said last.

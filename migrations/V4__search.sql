@@ -1,6 +1,7 @@
 CREATE VIRTUAL TABLE message_index /* Which words stand in which message; rowid is messages.message_id. Made for
   `agentmux-state search`: words are in small letters, without accents, each ideograph by itself. It follows "messages" within
-  a minute of an orchestrator that runs, or when something is searched: "message_index_state" says how much is missing. Entries
+  a minute of an orchestrator that runs, or when something is searched and more than a little is missing: "message_index_state"
+  says how much is. Entries
   of messages that are gone stay until it is made anew, so look at the message, too:
   SELECT speaker, content FROM message_index JOIN message_log ON message_id = message_index.rowid WHERE message_index MATCH 'deploy' */
 USING fts5(words, content='', detail='none', tokenize='ascii');

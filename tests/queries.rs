@@ -131,6 +131,22 @@ fn views_say_what_the_library_says() -> TestResult {
     );
     base.store()?.remove_task("W-0")?;
     assert_eq!(column("SELECT why FROM stuck_tasks WHERE id = 'W-1'")?, ["waits for W-0, which is gone"]);
+
+    // Circles, and times that cannot be read.
+    for (id, other) in [("W-2", "W-3"), ("W-3", "W-2"), ("W-4", "W-4")] {
+        base.store()?.update_task(&agentmux_state::TaskState {
+            blocked_by: Some(vec![other.into()]),
+            ..task(id, TaskStatus::Blocked)
+        })?;
+    }
+    assert_eq!(column("SELECT why FROM stuck_tasks WHERE id = 'W-2'")?, ["waits for W-3, which waits for it"]);
+    assert_eq!(column("SELECT why FROM stuck_tasks WHERE id = 'W-4'")?, ["waits for itself"]);
+    let mut vague = task("W-5", TaskStatus::InProgress);
+    vague.last_activity_at = Some("yesterday".into());
+    vague.created_at = "2020-01-01T00:00:00.000Z".into();
+    base.store()?.update_task(&vague)?;
+    let idle = "SELECT why FROM stuck_tasks WHERE id = 'W-5' AND why LIKE '%over an hour'";
+    assert_eq!(column(idle)?.len(), 1, "its creation is known");
     Ok(())
 }
 

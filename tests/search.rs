@@ -206,6 +206,65 @@ fn an_index_of_which_most_is_gone_is_made_anew() -> TestResult {
 }
 
 #[test]
+fn nothing_is_passed_over_whatever_changed_before_it_was_indexed() -> TestResult {
+    // A message that is queued, and others before it that no batch has reached yet.
+    let contents: Vec<String> = (0..600).map(|n| format!("alpha u{n} {}", "filler ".repeat(300))).collect();
+    let contents: Vec<&str> = contents.iter().map(String::as_str).collect();
+    let (base, store) = store_of(&contents)?;
+    base.sql()?.execute("INSERT INTO messages_to_index SELECT max(message_id) FROM messages", [])?;
+    assert_eq!(store.search("alpha", 1000)?.len(), 600);
+    assert_eq!(store.search("u300", 1000)?.len(), 1);
+
+    // A queue in which those stand first whose messages are gone.
+    base.sql()?.execute_batch(
+        "UPDATE messages SET content = replace(content, 'alpha', 'beta');
+         DELETE FROM messages WHERE message_id <= 300",
+    )?;
+    assert_eq!(store.search("beta", 1000)?.len(), 300);
+    assert_eq!(store.search("alpha", 1000)?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn the_oldest_message_is_found_behind_a_hundred_megabytes() -> TestResult {
+    let long = "straw ".repeat(200_000);
+    let (base, store) = store_of(&["a needle in the oldest"])?;
+    for _ in 0..60 {
+        say(&store, &long)?;
+    }
+    let reader = StateStore::open_read_only(base.state_dir())?;
+    assert_eq!(reader.search("needle", 1)?.len(), 1, "read as it is");
+    assert_eq!(store.search("needle", 1)?.len(), 1, "indexed");
+    Ok(())
+}
+
+#[test]
+fn a_search_waits_for_nobody_who_writes() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let writer = base.sql()?;
+    writer.execute_batch("BEGIN IMMEDIATE")?;
+    let start = std::time::Instant::now();
+    assert!(!base.store()?.search("deploy", 5)?.is_empty());
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+    let missing = "SELECT missing FROM message_index_state";
+    assert!(writer.query_row(missing, [], |row| row.get::<_, u64>(0))? > 50, "so it read what is not indexed");
+    Ok(())
+}
+
+#[test]
+fn a_text_that_repeats_itself_costs_no_more_than_its_words() -> TestResult {
+    let (_base, store) = store_of(&[&"─".repeat(100_000), &"a ".repeat(100_000)])?;
+    store.update_message_index()?;
+    for text in ["─".repeat(40_000), "a ".repeat(60_000), "🚀".repeat(25_000)] {
+        let start = std::time::Instant::now();
+        store.search(&text, 5)?;
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    }
+    Ok(())
+}
+
+#[test]
 fn adding_a_message_writes_nothing_into_the_index() -> TestResult {
     let (base, store) = store_of(&["one"])?;
     store.update_message_index()?;

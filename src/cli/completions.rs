@@ -62,7 +62,8 @@ fn ids(kind: EntityKind) -> Vec<CompletionCandidate> {
 
 /// The state directory that the line names, or the usual one.
 fn state_dir() -> Option<std::path::PathBuf> {
+    let joined = std::env::args().find_map(|argument| Some(argument.strip_prefix("--state-dir=")?.to_owned().into()));
     let mut arguments = std::env::args_os().skip_while(|argument| argument != "--state-dir").skip(1);
     let variable = || std::env::var_os("AGENTMUX_STATE_DIR").filter(|state_dir| !state_dir.is_empty());
-    arguments.next().or_else(variable).map(Into::into).or_else(|| default_state_dir().ok())
+    joined.or_else(|| arguments.next()).or_else(variable).map(Into::into).or_else(|| default_state_dir().ok())
 }

@@ -81,16 +81,17 @@ impl Graph {
         const WIDTH: usize = 190;
         const HEIGHT: usize = 34;
         const GAP: (usize, usize) = (60, 12);
-        let edges = &self.edges[..self.edges.len().min(most)];
+        const COLUMNS: usize = 12;
+        let edges: Vec<_> = self.edges.iter().filter(|(from, to)| from != to).take(most).collect();
         if edges.is_empty() {
             return None;
         }
-        // A task stands in the column after the last one that it waits for. Circles end at the number of tasks.
+        // A task stands in the column after the last one that it waits for; circles and long chains end in the last column.
         let mut columns: BTreeMap<usize, usize> = edges.iter().flat_map(|(from, to)| [(*from, 0), (*to, 0)]).collect();
-        for _ in 0..columns.len() {
-            for (from, to) in edges {
-                let column = (columns[from] + 1).min(columns.len());
-                if columns[to] < column && column < columns.len() {
+        for _ in 0..COLUMNS {
+            for (from, to) in &edges {
+                let column = (columns[from] + 1).min(COLUMNS - 1);
+                if columns[to] < column {
                     columns.insert(*to, column);
                 }
             }
@@ -107,7 +108,7 @@ impl Graph {
         let mut svg = format!(
             "<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\" aria-label=\"tasks that wait\">"
         );
-        for (from, to) in edges {
+        for (from, to) in &edges {
             let ((x1, y1), (x2, y2)) = (places[from], places[to]);
             let (x1, y1, y2) = (x1 + WIDTH, y1 + HEIGHT / 2, y2 + HEIGHT / 2);
             let bend = GAP.0 / 2;
@@ -132,7 +133,9 @@ impl Graph {
                 report::escape(&label)
             );
         }
-        Some(svg + "</svg>")
+        let hidden = self.edges.len().saturating_sub(edges.len());
+        let more = if hidden > 0 { format!("<p class=\"dim\">and {hidden} more</p>") } else { String::new() };
+        Some(format!("{svg}</svg>{more}"))
     }
 
     fn mermaid(&self) -> String {
@@ -175,7 +178,9 @@ impl Node {
             title.push('…');
         }
         let progress = match self.status.as_str() {
-            "in_progress" | "paused" | "blocked" => format!("{} {:.0}%", self.status, self.percent.floor()),
+            "in_progress" | "paused" | "blocked" => {
+                format!("{} {:.0}%", self.status, self.percent.clamp(0.0, 100.0).floor())
+            }
             status => print::clean(status),
         };
         let lines = [print::clean(&self.id), title, progress];
@@ -209,5 +214,5 @@ fn mermaid_text(text: &str) -> String {
 }
 
 fn dot_text(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"")
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('&', "&amp;")
 }

@@ -2,7 +2,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use super::backup;
 use super::connection::{self, Durability};
@@ -182,20 +183,40 @@ impl Database {
     /// Runs `work` in a write transaction of its own. When this returns `Ok`, the transaction is on the disk; else it left no
     /// trace.
     pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.write_as(false, work)
+        self.write_as(self.lock_writer(), false, work)
+    }
+
+    /// As [`write`](Self::write), but where somebody else writes it does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where somebody does.
+    pub(crate) fn try_write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let busy = || Error::Busy { path: self.path.clone() };
+        let mut writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+        };
+        let conn = writer.open(&self.path, false)?.alone();
+        // Whether other processes write; who begins then waits for them no longer than for a commit.
+        conn.busy_timeout(SHORT_BUSY_TIMEOUT)?;
+        let begun = conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(Transaction::rollback);
+        conn.busy_timeout(connection::BUSY_TIMEOUT)?;
+        begun.map_err(|error| Error::from(error).at(&self.path))?;
+        self.write_as(writer, false, work).map_err(|error: Error| error.at(&self.path))
     }
 
     /// As [`write`](Self::write), also while the database is being closed.
     pub(crate) fn write_while_closing<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        self.write_as(true, work).map_err(|error: Error| error.at(&self.path))
+        self.write_as(self.lock_writer(), true, work).map_err(|error: Error| error.at(&self.path))
     }
 
     fn write_as<T, E: From<Error>>(
         &self,
+        mut writer: MutexGuard<'_, Writer>,
         closing: bool,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut writer = self.lock_writer();
         let conn = writer.open(&self.path, closing)?.alone();
         let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
         let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
@@ -409,6 +430,9 @@ pub(crate) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
 }
 
 const NEW_PREFIX: &str = ".state-";
+
+/// How long who does not want to wait for others waits for their commit.
+const SHORT_BUSY_TIMEOUT: Duration = Duration::from_millis(50);
 
 fn sqlite_error(error: Error) -> rusqlite::Error {
     match error {

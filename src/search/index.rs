@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, params};
 
 use super::words::{Word, words};
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::store::StateStore;
 
 /// How much is indexed in one transaction, in bytes of text: others who write wait no longer than that takes.
 const BATCH_BYTES: usize = 512 * 1024;
-const BATCH_MESSAGES: usize = 2000;
+const BATCH_MESSAGES: u64 = 2000;
 
 /// Entries after which the index may be made anew, where most of them are of messages that are gone.
 const MOST_STALE: u64 = 50_000;
@@ -42,10 +42,19 @@ impl StateStore {
     /// As [`update_message_index`](Self::update_message_index), but takes no further messages in after a while.
     pub(crate) fn update_message_index_within(&self, time: Duration) -> Result<u64> {
         let start = Instant::now();
+        self.index_batches(|| start.elapsed() < time, || self.transaction(index_batch))
+    }
+
+    /// As [`update_message_index`](Self::update_message_index), but gives up where somebody else writes.
+    pub(super) fn try_update_message_index(&self) -> Result<u64> {
+        self.index_batches(|| true, || self.database().try_write(index_batch))
+    }
+
+    fn index_batches(&self, go_on: impl Fn() -> bool, batch: impl Fn() -> Result<u64>) -> Result<u64> {
         let mut total = 0;
         // Most often there is nothing to do, and no write lock to take.
-        while start.elapsed() < time && self.read(missing)? > 0 {
-            let indexed = self.transaction(|conn| index_batch(conn))?;
+        while go_on() && self.read(missing)? > 0 {
+            let indexed = batch()?;
             total += indexed;
             // Whoever waits to write comes first.
             thread::yield_now();
@@ -72,7 +81,7 @@ pub(crate) fn clear(conn: &Connection) -> Result<()> {
 }
 
 /// Takes the next messages in; how many.
-fn index_batch(conn: &Connection) -> Result<u64> {
+fn index_batch(conn: &Transaction<'_>) -> Result<u64> {
     let entries: u64 = conn.query_row("SELECT entries FROM message_index_progress", [], |row| row.get(0))?;
     if entries > MOST_STALE {
         let messages: u64 = conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0))?;
@@ -80,42 +89,51 @@ fn index_batch(conn: &Connection) -> Result<u64> {
             clear(conn)?;
         }
     }
-    let mut select = conn.prepare_cached(
-        "SELECT message_id, content FROM messages
-         WHERE message_id IN (SELECT message_id FROM messages_to_index LIMIT ?1)
-         UNION ALL
-         SELECT message_id, content FROM messages
-         WHERE message_id > (SELECT indexed_to FROM message_index_progress) LIMIT ?1",
-    )?;
-    let mut insert = conn.prepare_cached("INSERT INTO message_index (rowid, words) VALUES (?1, ?2)")?;
-    let mut rows = select.query([BATCH_MESSAGES as u64])?;
-    let (mut indexed, mut bytes, mut newest) = (0, 0, 0);
-    let mut again = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (message_id, content): (i64, String) = (row.get(0)?, row.get(1)?);
-        insert.execute((message_id, line(&content)))?;
-        again.push(message_id);
-        newest = newest.max(message_id);
-        indexed += 1;
-        bytes += content.len();
-        if bytes > BATCH_BYTES {
-            break;
-        }
+    let mut batch = Batch { conn, messages: 0, bytes: 0 };
+    // Those that are gone are done, too.
+    let queued =
+        "SELECT queued.message_id, content FROM messages_to_index AS queued LEFT JOIN messages USING (message_id)";
+    for message_id in batch.take(queued)? {
+        conn.prepare_cached("DELETE FROM messages_to_index WHERE message_id = ?1")?.execute([message_id])?;
     }
-    drop(rows);
-    let mut done = conn.prepare_cached("DELETE FROM messages_to_index WHERE message_id = ?1")?;
-    for message_id in again {
-        done.execute([message_id])?;
-    }
-    if indexed == 0 {
-        // What is left there is of messages that are gone.
-        conn.execute("DELETE FROM messages_to_index", [])?;
-    }
+    let new = "SELECT message_id, content FROM messages
+               WHERE message_id > (SELECT indexed_to FROM message_index_progress) ORDER BY message_id";
+    let newest = batch.take(new)?.last().copied();
     conn.execute(
-        "UPDATE message_index_progress SET entries = entries + ?1, indexed_to = max(indexed_to, ?2)",
-        [indexed as i64, newest],
+        "UPDATE message_index_progress SET entries = entries + ?1, indexed_to = coalesce(?2, indexed_to)",
+        params![batch.messages, newest],
     )?;
-    Ok(indexed)
+    Ok(batch.messages)
+}
+
+/// What one transaction takes in.
+struct Batch<'c> {
+    conn: &'c Connection,
+    messages: u64,
+    bytes: usize,
+}
+
+impl Batch<'_> {
+    /// Takes messages in, as far as there is room for them; their numbers, in order.
+    fn take(&mut self, sql: &str) -> Result<Vec<i64>> {
+        let mut select = self.conn.prepare_cached(sql)?;
+        let mut insert = self.conn.prepare_cached("INSERT INTO message_index (rowid, words) VALUES (?1, ?2)")?;
+        let mut rows = select.query([])?;
+        let mut taken = Vec::new();
+        while self.messages < BATCH_MESSAGES
+            && self.bytes < BATCH_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let (message_id, content): (i64, Option<String>) = (row.get(0)?, row.get(1)?);
+            if let Some(content) = content {
+                insert.execute((message_id, line(&content)))?;
+                self.bytes += content.len();
+            }
+            self.messages += 1;
+            taken.push(message_id);
+        }
+        Ok(taken)
+    }
 }
 
 /// The words of a message, each once, as the index takes them.

@@ -20,11 +20,11 @@ use words::{Word, words};
 /// Where more messages match, the newest so many are compared for the best.
 const MOST_COMPARED: usize = 5000;
 
-/// How much text is read in search of them, in bytes.
+/// Nor are more compared than those that hold so much text, in bytes.
 const MOST_READ: usize = 64 * 1024 * 1024;
 
 /// What is missing in the index up to so many messages is read as it is; more is indexed first.
-const MOST_UNINDEXED: u64 = 500;
+const MOST_UNINDEXED: u64 = 50;
 
 /// About how long a snippet is, in characters.
 const SNIPPET: usize = 160;
@@ -58,7 +58,7 @@ impl StateStore {
     /// letters may also begin a longer one. Small and capital letters are one, and so are letters with and without accents.
     /// Scripts without blanks between words, such as Chinese, are found by any part. Better is a message that has the words
     /// side by side, in full, often, and little else. Where more than 5,000 messages match, the newest 5,000 are
-    /// compared, those with the words in full before others.
+    /// compared, those with the words in full before others. Of a text the first 100 words are looked for.
     ///
     /// Finds every message that is there, also one that was added just before: what is not indexed yet is read.
     ///
@@ -82,19 +82,22 @@ impl StateStore {
     pub fn search(&self, text: &str, limit: usize) -> Result<Vec<SearchHit>> {
         let Some(query) = Query::new(text) else { return Ok(Vec::new()) };
         if self.read(index::missing)? > MOST_UNINDEXED {
-            match self.update_message_index() {
+            match self.try_update_message_index() {
                 // Then all that is missing is read.
                 Ok(_) | Err(Error::ReadOnly { .. } | Error::Busy { .. } | Error::DiskFull { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        let mut found = self.read(|conn| find(conn, &query))?;
-        found.sort_unstable_by(|a, b| {
-            let by_score = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
-            by_score.then(b.message_id.cmp(&a.message_id))
-        });
-        found.truncate(limit);
-        self.read(|conn| found.iter().filter_map(|it| hit(conn, &query, it.message_id).transpose()).collect())
+        // What is found and what is shown of it are of one moment.
+        self.read(|conn| {
+            let mut found = find(conn, &query)?;
+            found.sort_unstable_by(|a, b| {
+                let by_score = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
+                by_score.then(b.message_id.cmp(&a.message_id))
+            });
+            found.truncate(limit);
+            found.iter().filter_map(|it| hit(conn, &query, it.message_id).transpose()).collect()
+        })
     }
 }
 
@@ -149,8 +152,8 @@ impl Finder<'_> {
             }
             // What the index says is only a hint: the message may have been changed since.
             let content = content(row, 1)?;
-            self.read += content.len();
             if let Some(score) = self.query.score(&words(content)) {
+                self.read += content.len();
                 self.found.push(Found { message_id, score });
             }
         }

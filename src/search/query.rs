@@ -1,8 +1,12 @@
 //! What is searched: any text, taken as words.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::words::{Word, words};
+
+/// So many words of a text are looked for: nobody types more, and each one costs a look at every message that has it.
+const MOST_WORDS: usize = 100;
 
 /// The words of a search. A message matches where each of them stands in it, or begins a word of it; signs that stand side by
 /// side, as Chinese ones, stand so in the message, too.
@@ -16,7 +20,8 @@ pub(super) struct Query<'t> {
 impl<'t> Query<'t> {
     /// `None` where there is nothing to look for.
     pub(super) fn new(text: &'t str) -> Option<Self> {
-        let words = words(text);
+        let mut words = words(text);
+        words.truncate(MOST_WORDS);
         let mut units: Vec<Range<usize>> = Vec::new();
         for (index, word) in words.iter().enumerate() {
             match units.last_mut() {
@@ -24,6 +29,9 @@ impl<'t> Query<'t> {
                 _ => units.push(index..index + 1),
             }
         }
+        let mut seen = HashSet::new();
+        units
+            .retain(|unit| seen.insert(words[unit.clone()].iter().map(|word| word.folded.clone()).collect::<Vec<_>>()));
         (!units.is_empty()).then_some(Self { words, units })
     }
 
@@ -63,7 +71,8 @@ impl<'t> Query<'t> {
             often += (1.0 + f64::from(count)).ln();
         }
         let units = self.units.len() as f64;
-        let is_phrase = self.units.len() > 1 && places(&self.words, text, false).next().is_some();
+        let is_phrase =
+            self.words.len() > 1 && self.units.len() > 1 && places(&self.words, text, false).next().is_some();
         let short = 1.0 / (1.0 + (1.0 + text.len() as f64).ln());
         Some(4.0 * f64::from(u8::from(is_phrase)) + 2.0 * exact / units + often / units + short)
     }

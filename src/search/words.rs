@@ -57,7 +57,7 @@ fn class(c: char) -> Class {
         | '\u{f900}'..='\u{faff}'
         | '\u{1f000}'..='\u{1faff}'
         | '\u{20000}'..='\u{3ffff}' => Class::Sign,
-        c if is_combining_mark(c) => Class::Mark,
+        c if is_combining_mark(c) || is_invisible(c) => Class::Mark,
         c if c.is_alphanumeric() => Class::Letter,
         _ => Class::Separator,
     }
@@ -109,8 +109,35 @@ fn fold(word: &str) -> Cow<'_, str> {
     let plain = word
         .nfkd()
         .flat_map(char::to_lowercase)
-        .filter(|c| !is_combining_mark(*c) && (!c.is_ascii() || c.is_ascii_alphanumeric()));
-    Cow::Owned(plain.collect())
+        .filter(|c| !is_accent(*c) && !is_invisible(*c) && (!c.is_ascii() || c.is_ascii_alphanumeric()));
+    let mut folded = String::with_capacity(word.len());
+    for c in plain {
+        // Letters that are variants of others, and that Unicode does not take apart.
+        match c {
+            'ß' => folded.push_str("ss"),
+            'æ' => folded.push_str("ae"),
+            'œ' => folded.push_str("oe"),
+            'ø' => folded.push('o'),
+            'đ' => folded.push('d'),
+            'ł' => folded.push('l'),
+            'ı' => folded.push('i'),
+            'ς' => folded.push('σ'),
+            c => folded.push(c),
+        }
+    }
+    Cow::Owned(folded)
+}
+
+/// Whether a mark is an accent, without which a word is still known: of Latin, Greek, Cyrillic, Hebrew and Arabic letters. In
+/// other scripts marks are vowels, or tell letters apart.
+fn is_accent(c: char) -> bool {
+    matches!(c, '\u{300}'..='\u{36f}' | '\u{483}'..='\u{487}' | '\u{591}'..='\u{5c7}' | '\u{610}'..='\u{61a}'
+        | '\u{64b}'..='\u{65f}' | '\u{670}')
+}
+
+/// Whether a character only says where a line may break, or how letters join.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -134,7 +161,13 @@ mod tests {
             ("状態 模型abc", &["状", "+態", "模", "+型", "+abc"]),
             ("ＡＢＣ ﬁle ½", &["abc", "file", "1\u{2044}2"]),
             ("🚀go go🚀", &["🚀", "+go", "go", "+🚀"]),
-            ("İstanbul STRASSE", &["istanbul", "strasse"]),
+            ("İstanbul STRASSE Straße", &["istanbul", "strasse", "strasse"]),
+            ("ΔΡΌΜΟΣ δρόμος", &["δρομοσ", "δρομοσ"]),
+            ("Đường Łódź smørrebrød IŞIK ışık", &["duong", "lodz", "smorrebrod", "isik", "isik"]),
+            ("Donau\u{ad}dampf", &["donaudampf"]),
+            ("दिल दाल", &["दिल", "दाल"]),
+            ("กิน", &["ก", "+\u{e34}", "+น"]),
+            ("バパハ", &["ハ\u{3099}", "+ハ\u{309a}", "+ハ"]),
             ("한국어 текст", &["\u{1112}\u{1161}\u{11ab}\u{1100}\u{116e}\u{11a8}\u{110b}\u{1165}", "текст"]),
             ("a\0b", &["a", "b"]),
             ("\u{301}a", &["a"]),

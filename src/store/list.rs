@@ -60,7 +60,7 @@ const TASKS: Conditions = Conditions {
     status: Some("status = ?"),
     project: Some("project_id = ?"),
     agent: Some("assigned_to = ?"),
-    since: Some("unixepoch(coalesce(last_activity_at, started_at, created_at)) >= ?"),
+    since: Some("coalesce(unixepoch(last_activity_at), unixepoch(started_at), unixepoch(created_at)) >= ?"),
 };
 const AGENTS: Conditions = Conditions {
     kind: "agents",

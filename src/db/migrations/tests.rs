@@ -24,8 +24,8 @@ use crate::{ConversationState, PersistedMessage, TaskState};
 const CHECKSUMS: &[(&str, u64)] = &[
     ("V1__document", 1785887012989952555),
     ("V2__mode", 646548701978728343),
-    ("V3__views", 8043032472963644367),
-    ("V4__search", 6588517878850227455),
+    ("V3__views", 13977195707923221652),
+    ("V4__search", 1840151514790050803),
 ];
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
