@@ -615,6 +615,22 @@ fn nothing_is_upgraded_under_an_orchestrator_that_runs() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn a_backup_that_is_copied_by_hand_is_the_database() -> TestResult {
+    let base = base_of(1)?;
+    let backup = base.store()?.upgrade_backup().expect("a backup").clone();
+    base.store()?.remove_task("T-1")?;
+    let away = base.path().join("away");
+    fs::create_dir(&away)?;
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        let _ = fs::rename(base.file(name), away.join(name));
+    }
+    fs::copy(&backup.path, base.file("state.db"))?;
+    assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1, "for the program of then");
+    assert!(export(&base.store()?)? == fixture(1)?.1);
+    Ok(())
+}
+
 /// Makes a database what a newer release would leave.
 const NEWER: &str = "ALTER TABLE tasks ADD COLUMN mood TEXT; DROP TABLE backup;
     INSERT INTO refinery_schema_history VALUES (99, 'mood', '2026-11-22T10:00:00Z', '1')";
