@@ -60,10 +60,16 @@ impl GroupConnection {
         step(&self.conn, "SAVEPOINT member")?;
         // A panic in a caller's closure is that caller's; the others' work stays.
         let result = catch_unwind(AssertUnwindSafe(|| work(&self.conn)));
-        if !matches!(result, Ok(Ok(_))) {
-            step(&self.conn, "ROLLBACK TO member")?;
+        let undone = || if matches!(result, Ok(Ok(_))) { Ok(()) } else { step(&self.conn, "ROLLBACK TO member") };
+        // SQLite may have rolled all of it back, as where the disk is full. Then, and where one caller's part cannot be undone
+        // by itself, nothing of the others stays, either.
+        let is_open = !self.conn.is_autocommit();
+        if !is_open || undone().and_then(|()| step(&self.conn, "RELEASE member")).is_err() {
+            self.open = None;
+            self.roll_back();
+            let message = "another update in the same commit made all of it roll back; nothing was changed".to_owned();
+            group.decide(Err((ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message))));
         }
-        step(&self.conn, "RELEASE member")?;
         match result {
             Ok(result) => {
                 let done = result?;
@@ -83,13 +89,22 @@ impl GroupConnection {
         let is_empty = group.members.load(Ordering::Relaxed) == 0;
         let sql = if is_empty { "ROLLBACK" } else { "COMMIT" };
         let outcome = self.conn.prepare_cached(sql).and_then(|mut end| end.execute([]));
-        if outcome.is_err() && !self.conn.is_autocommit() {
+        if outcome.is_err() {
             // What could not be committed is not to be committed with what comes next.
-            if let Err(error) = self.conn.execute_batch("ROLLBACK") {
-                tracing::warn!(%error, "could not roll back after a commit failed");
-            }
+            self.roll_back();
         }
         group.decide(outcome.map(drop).map_err(failure));
+    }
+}
+
+impl GroupConnection {
+    /// Ends the transaction that is open, where one is.
+    fn roll_back(&self) {
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "could not roll back");
+        }
     }
 }
 
@@ -249,6 +264,22 @@ mod tests {
         }
         assert_eq!(count(&database), 0);
         database.write_in_group(|conn| insert(conn, "parent", 2)).unwrap();
+        assert_eq!(count(&database), 1);
+    }
+
+    #[test]
+    fn a_rollback_by_sqlite_is_told_to_all_and_the_next_one_works() {
+        let (_dir, database) = database();
+        let rolled_back = |conn: &Connection| {
+            conn.execute_batch("ROLLBACK")?;
+            insert(conn, "no table", 1)
+        };
+        let (first, second) = two(&database, |conn| insert(conn, "parent", 1), rolled_back);
+        assert!(first.unwrap().unwrap_err().to_string().contains("made all of it roll back"));
+        assert!(second.unwrap().unwrap_err().to_string().contains("no table"));
+        assert_eq!(count(&database), 0);
+        let (first, second) = two(&database, rolled_back, |conn| insert(conn, "parent", 2));
+        assert!(first.unwrap().is_err() && second.unwrap().is_ok());
         assert_eq!(count(&database), 1);
     }
 
