@@ -95,9 +95,7 @@ impl GroupConnection {
         }
         group.decide(outcome.map(drop).map_err(failure));
     }
-}
 
-impl GroupConnection {
     /// Ends the transaction that is open, where one is.
     fn roll_back(&self) {
         if !self.conn.is_autocommit()
