@@ -81,7 +81,8 @@ impl StateStore {
     /// Opens the state as a backup holds it. Where the database can be opened, this is [`open_with`](Self::open_with) and
     /// [`restore_backup`](Self::restore_backup). It also goes back where the database cannot be opened: because it is gone,
     /// was upgraded by a newer release, its migration history or itself is damaged, or its upgrade fails. Such a one lies in
-    /// a safety backup first, or its files are set aside, and it is replaced whole: its runs, checkpoints and records set aside are then those of the backup.
+    /// a safety backup first, or its files are set aside, and it is replaced whole: runs, checkpoints and records set aside
+    /// are then those of the backup.
     ///
     /// ```
     /// use agentmux_state::*;
@@ -111,26 +112,20 @@ impl StateStore {
         let state_dir = state_dir.as_ref();
         // A mistyped id must not make anything.
         Folder::look(state_dir).find(id)?;
-        let present = match Self::migration_status(state_dir) {
-            Ok(status) if status.pending.is_empty() => Present::Good,
-            Ok(_) => {
+        let opened = Self::migration_status(state_dir).and_then(|status| {
+            if !status.pending.is_empty() {
                 // Before the database is upgraded for the sake of a backup that cannot be used.
                 let verdict = verify_backups(state_dir, Some(id), &options.progress)?.remove(0);
                 if !verdict.ok {
                     return Err(Error::BackupDamaged { id: verdict.id, problems: verdict.problems });
                 }
-                Present::Good
             }
-            Err(error) => Present::of(error)?,
+            Self::open_with(state_dir, options.clone())
+        });
+        let report = match opened {
+            Ok(store) => return store.restore_backup(id).map(|report| (store, report)),
+            Err(error) => restore_whole(state_dir, id, &options, &Present::of(error)?)?,
         };
-        let present = match present {
-            Present::Good => match Self::open_with(state_dir, options.clone()) {
-                Ok(store) => return store.restore_backup(id).map(|report| (store, report)),
-                Err(error) => Present::of(error)?,
-            },
-            other => other,
-        };
-        let report = restore_whole(state_dir, id, &options, &present)?;
         Ok((Self::open_with(state_dir, options)?, report))
     }
 
@@ -215,11 +210,9 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
     Ok(report)
 }
 
-/// What a backup is to take the place of.
+/// What stands where a backup is to go, and cannot be opened.
 enum Present {
-    /// A database that can be opened.
-    Good,
-    /// None.
+    /// Nothing.
     Gone,
     /// One that SQLite can read and this release cannot.
     Unreadable,

@@ -45,27 +45,21 @@ trait Line {
 }
 
 fn print_list<T: Line + Serialize>(context: &Context, entities: &[T]) -> Outcome {
-    if context.json {
-        print::json(&entities)?;
-        return Ok(Ending::Complete);
-    }
-    let mut table = print::table(T::HEADER);
-    let now = Utc::now();
-    for entity in entities {
-        table.add_row(entity.cells(now));
-    }
-    print::text(&print::table_text(&mut table))?;
+    context.show(&entities, || {
+        let mut table = print::table(T::HEADER);
+        let now = Utc::now();
+        for entity in entities {
+            table.add_row(entity.cells(now));
+        }
+        print::table_text(&mut table)
+    })?;
     Ok(Ending::Complete)
 }
 
 fn print_entity<T: Serialize>(context: &Context, entity: Option<T>, kind: &'static str, id: &str) -> Outcome {
     let entity = entity.ok_or_else(|| Error::NotFound { kind, id: id.to_owned() })?;
-    if context.json {
-        print::json(&entity)?;
-    } else {
-        let value = serde_json::to_value(&entity).map_err(std::io::Error::from)?;
-        print::text(&print::outline(&value))?;
-    }
+    let value = serde_json::to_value(&entity).map_err(std::io::Error::from)?;
+    context.show(&entity, || print::outline(&value))?;
     Ok(Ending::Complete)
 }
 

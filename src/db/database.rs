@@ -183,7 +183,7 @@ impl Database {
     /// Runs `work` in a write transaction of its own. When this returns `Ok`, the transaction is on the disk; else it left no
     /// trace.
     pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.write_as(self.lock_writer(), false, work)
+        self.write_as(&mut self.lock_writer(), false, work)
     }
 
     /// As [`write`](Self::write), but where somebody else writes it does not wait.
@@ -197,23 +197,20 @@ impl Database {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(busy()),
         };
-        let conn = writer.open(&self.path, false)?.alone();
-        // Whether other processes write; who begins then waits for them no longer than for a commit.
-        conn.busy_timeout(SHORT_BUSY_TIMEOUT)?;
-        let begun = conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(Transaction::rollback);
-        conn.busy_timeout(connection::BUSY_TIMEOUT)?;
-        begun.map_err(|error| Error::from(error).at(&self.path))?;
-        self.write_as(writer, false, work).map_err(|error: Error| error.at(&self.path))
+        writer.open(&self.path, false)?.alone().busy_timeout(SHORT_BUSY_TIMEOUT)?;
+        let result = self.write_as(&mut writer, false, work).map_err(|error: Error| error.at(&self.path));
+        writer.open(&self.path, false)?.alone().busy_timeout(connection::BUSY_TIMEOUT)?;
+        result
     }
 
     /// As [`write`](Self::write), also while the database is being closed.
     pub(crate) fn write_while_closing<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        self.write_as(self.lock_writer(), true, work).map_err(|error: Error| error.at(&self.path))
+        self.write_as(&mut self.lock_writer(), true, work).map_err(|error: Error| error.at(&self.path))
     }
 
     fn write_as<T, E: From<Error>>(
         &self,
-        mut writer: MutexGuard<'_, Writer>,
+        writer: &mut Writer,
         closing: bool,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {

@@ -5,7 +5,6 @@
 //! caller waits for nobody, and a group is never larger than the number of threads that write.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rusqlite::{Connection, ffi};
@@ -18,19 +17,19 @@ type Failure = (ffi::Error, Option<String>);
 pub(super) struct Group {
     outcome: Mutex<Option<Result<(), Failure>>>,
     decided: Condvar,
-    /// How many have something in the transaction.
-    members: AtomicUsize,
 }
 
 /// A connection for writing, with the transaction that a group has left open on it.
 pub(super) struct GroupConnection {
     conn: Connection,
     open: Option<Arc<Group>>,
+    /// Whether anyone has something in that transaction.
+    has_work: bool,
 }
 
 impl GroupConnection {
     pub(super) fn new(conn: Connection) -> Self {
-        Self { conn, open: None }
+        Self { conn, open: None, has_work: false }
     }
 
     /// The connection for work of its own: what a group has left open is committed first.
@@ -53,6 +52,7 @@ impl GroupConnection {
             Some(group) => group.clone(),
             None => {
                 step(&self.conn, "BEGIN IMMEDIATE")?;
+                self.has_work = false;
                 self.open.insert(Arc::default()).clone()
             }
         };
@@ -73,7 +73,7 @@ impl GroupConnection {
         match result {
             Ok(result) => {
                 let done = result?;
-                group.members.fetch_add(1, Ordering::Relaxed);
+                self.has_work = true;
                 Ok((done, group))
             }
             Err(panic) => {
@@ -86,8 +86,7 @@ impl GroupConnection {
     /// Commits what a group has left open, and tells its members.
     pub(super) fn commit(&mut self) {
         let Some(group) = self.open.take() else { return };
-        let is_empty = group.members.load(Ordering::Relaxed) == 0;
-        let sql = if is_empty { "ROLLBACK" } else { "COMMIT" };
+        let sql = if self.has_work { "COMMIT" } else { "ROLLBACK" };
         let outcome = self.conn.prepare_cached(sql).and_then(|mut end| end.execute([]));
         if outcome.is_err() {
             // What could not be committed is not to be committed with what comes next.
@@ -139,7 +138,7 @@ fn failure(error: rusqlite::Error) -> Failure {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::thread;
     use std::time::Duration;
 

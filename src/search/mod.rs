@@ -96,7 +96,7 @@ impl StateStore {
                 by_score.then(b.message_id.cmp(&a.message_id))
             });
             found.truncate(limit);
-            found.iter().filter_map(|it| hit(conn, &query, it.message_id).transpose()).collect()
+            found.iter().map(|it| hit(conn, &query, it.message_id)).collect()
         })
     }
 }
@@ -119,8 +119,11 @@ fn find(conn: &Connection, query: &Query<'_>) -> Result<Vec<Found>> {
     finder.read(conn, NEW, [])?;
     finder.read(conn, CHANGED, [])?;
     // First by words in full: what begins common words stands in so many messages that only looking them up takes long.
-    finder.read(conn, INDEXED, [query.expression(true)])?;
-    finder.read(conn, INDEXED, [query.expression(false)])?;
+    let (in_full, with_beginnings) = (query.expression(true), query.expression(false));
+    finder.read(conn, INDEXED, [&in_full])?;
+    if with_beginnings != in_full {
+        finder.read(conn, INDEXED, [&with_beginnings])?;
+    }
     Ok(finder.found)
 }
 
@@ -168,16 +171,16 @@ fn content<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r str> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, value.data_type(), error.into()))?)
 }
 
-fn hit(conn: &Connection, query: &Query<'_>, message_id: i64) -> Result<Option<SearchHit>> {
+fn hit(conn: &Connection, query: &Query<'_>, message_id: i64) -> Result<SearchHit> {
     let mut select = conn.prepare_cached(
         "SELECT conversation_id, position, role, timestamp, agent_name, content FROM messages WHERE message_id = ?1",
     )?;
     let mut rows = select.query([message_id])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
+    let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let content = content(row, 5)?;
     let words = words(content);
     let (snippet, highlights) = snippet(content, &words, &query.places(&words));
-    Ok(Some(SearchHit {
+    Ok(SearchHit {
         conversation_id: row.get(0)?,
         position: row.get(1)?,
         role: row.get::<_, String>(2)?.into(),
@@ -185,7 +188,7 @@ fn hit(conn: &Connection, query: &Query<'_>, message_id: i64) -> Result<Option<S
         agent_name: row.get(4)?,
         snippet,
         highlights,
-    }))
+    })
 }
 
 /// The part of a text around the first places, on one line, and where the places stand in it.
