@@ -8,47 +8,12 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use agentmux_state::{StateStore, TaskStatus};
+use common::program::{command, error, json, json_with, run, text};
 use common::{Base, FIXTURE, TestResult, base_of, task};
 use serde_json::{Value, json};
 
 const FIXTURE_PATH: &str = "tests/fixtures/current-state.json";
 const QUIRKS_PATH: &str = "tests/fixtures/quirks.json";
-
-fn command(base: &Base, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agentmux-state"));
-    command.arg("--state-dir").arg(base.state_dir()).args(arguments).env_remove("AGENTMUX_STATE_DIR");
-    command
-}
-
-/// Runs the program and expects that exit status, and no panic.
-fn run(base: &Base, status: i32, arguments: &[&str]) -> Output {
-    let output = command(base, arguments).output().expect("the program starts");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {errors}");
-    assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
-    let found_problems = status == 1 && !output.stdout.is_empty();
-    assert_eq!(status == 0 || status == 3 || found_problems, errors.is_empty(), "{arguments:?}: {errors}");
-    output
-}
-
-fn text(output: Output) -> String {
-    String::from_utf8(output.stdout).expect("the output is UTF-8")
-}
-
-fn error(base: &Base, status: i32, arguments: &[&str]) -> String {
-    let output = run(base, status, arguments);
-    assert!(output.stdout.is_empty(), "{arguments:?}: errors go to standard error");
-    String::from_utf8(output.stderr).expect("errors are UTF-8")
-}
-
-fn json(base: &Base, arguments: &[&str]) -> Value {
-    json_with(base, 0, arguments)
-}
-
-fn json_with(base: &Base, status: i32, arguments: &[&str]) -> Value {
-    let output = run(base, status, &[&["--json"], arguments].concat());
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
-}
 
 fn with_stdin(base: &Base, arguments: &[&str], input: &[u8]) -> std::io::Result<Output> {
     let mut child =

@@ -8,16 +8,14 @@ use std::path::Path;
 use std::process::Command;
 
 use agentmux_state::{PersistedMessage, TaskState, TaskStatus};
+use common::program::{json, run, text};
 use common::{Base, FIXTURE, TestResult, conversation, import, task};
 
 const HOSTILE: &str =
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\"'`\\ #]; end";
 
-fn program(base: &Base, arguments: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
-    let program = env!("CARGO_BIN_EXE_agentmux-state");
-    let output = Command::new(program).arg("--state-dir").arg(base.state_dir()).args(arguments).output()?;
-    assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
-    Ok(String::from_utf8(output.stdout)?)
+fn shown(base: &Base, arguments: &[&str]) -> String {
+    text(run(base, 0, arguments))
 }
 
 fn hostile() -> Result<Base, Box<dyn std::error::Error>> {
@@ -42,7 +40,7 @@ fn hostile() -> Result<Base, Box<dyn std::error::Error>> {
 #[test]
 fn the_graph_shows_tasks_with_their_status_and_what_they_wait_for() -> TestResult {
     let base = hostile()?;
-    let mermaid = program(&base, &["graph"])?;
+    let mermaid = shown(&base, &["graph"]);
     assert!(mermaid.starts_with("flowchart LR\n"), "{mermaid}");
     let node = |id: &str| {
         let line = mermaid.lines().find(|line| line.contains(&format!("[\"{id}<br/>"))).expect("the task");
@@ -55,7 +53,7 @@ fn the_graph_shows_tasks_with_their_status_and_what_they_wait_for() -> TestResul
     for sign in ["<script", "\"'", "`", "onerror=", "]; end"] {
         assert!(!hostile.contains(sign), "{sign}: {hostile}");
     }
-    let dot = program(&base, &["graph", "--format", "dot"])?;
+    let dot = shown(&base, &["graph", "--format", "dot"]);
     assert!(dot.starts_with("digraph tasks {\n") && dot.ends_with("}\n"));
     if let Ok(output) = Command::new("dot").args(["-Tplain"]).arg("/dev/null").output()
         && output.status.success()
@@ -70,9 +68,9 @@ fn the_graph_shows_tasks_with_their_status_and_what_they_wait_for() -> TestResul
     let label = label.replace("\\\\", "").replace("\\\"", "");
     assert!(label[label.find('"').expect("its end")..].starts_with("\", fillcolor="), "{line}");
 
-    let some = program(&base, &["graph", "--status", "paused"])?;
+    let some = shown(&base, &["graph", "--status", "paused"]);
     assert_eq!(some.lines().filter(|line| line.contains(":::")).count(), 5);
-    assert!(program(&base, &["--json", "graph"])?.starts_with("\"flowchart LR\\n"));
+    assert!(shown(&base, &["--json", "graph"]).starts_with("\"flowchart LR\\n"));
     Ok(())
 }
 
@@ -85,8 +83,7 @@ fn lists_are_filtered_as_people_expect() -> TestResult {
     late.last_activity_at = Some(chrono::Utc::now().into());
     store.update_task(&late)?;
     let ids = |arguments: &[&str]| -> Result<Vec<String>, Box<dyn std::error::Error>> {
-        let list: serde_json::Value =
-            serde_json::from_str(&program(&base, &[&["--json", "list"], arguments].concat())?)?;
+        let list = json(&base, &[&["list"], arguments].concat());
         let id =
             |entity: &serde_json::Value| entity["id"].as_str().or(entity["sessionName"].as_str()).unwrap().to_owned();
         Ok(list.as_array().expect("a list").iter().map(id).collect())
@@ -117,7 +114,7 @@ fn the_shell_completes_commands_and_ids() -> TestResult {
     let backup = base.store()?.create_backup("good")?.id;
     let folder = Path::new(env!("CARGO_BIN_EXE_agentmux-state")).parent().expect("its folder");
     for shell in ["zsh", "fish"] {
-        assert!(program(&base, &["completions", shell])?.contains("agentmux-state"), "{shell}");
+        assert!(shown(&base, &["completions", shell]).contains("agentmux-state"), "{shell}");
     }
     for (line, expected) in [
         ("agentmux-state sta", "status"),
@@ -150,7 +147,7 @@ fn the_shell_completes_commands_and_ids() -> TestResult {
 fn the_page_needs_nothing_else_and_shows_hostile_content_as_text() -> TestResult {
     let base = hostile()?;
     let page = base.path().join("page.html");
-    program(&base, &["report", page.to_str().expect("a path")])?;
+    shown(&base, &["report", page.to_str().expect("a path")]);
     let html = fs::read_to_string(&page)?;
     for part in
         ["What is under way", "What waits for what", "Agents", "Last words", "Runs and checkpoints", "Sizes", "task-1"]
@@ -167,7 +164,7 @@ fn the_page_needs_nothing_else_and_shows_hostile_content_as_text() -> TestResult
     let empty = Base::new()?;
     empty.store()?;
     let page = empty.path().join("page.html");
-    program(&empty, &["report", page.to_str().expect("a path")])?;
+    shown(&empty, &["report", page.to_str().expect("a path")]);
     assert!(fs::read_to_string(&page)?.contains("has not run yet"));
     Ok(())
 }
@@ -187,7 +184,7 @@ fn a_browser_shows_the_page_wide_on_a_phone_and_in_the_dark() -> TestResult {
     let Some(browser) = browser() else { return Ok(()) };
     let base = hostile()?;
     let page = base.path().join("page.html");
-    program(&base, &["report", page.to_str().expect("a path")])?;
+    shown(&base, &["report", page.to_str().expect("a path")]);
     let url = format!("file://{}", page.display());
     let run = |arguments: &[&str]| -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         let output = Command::new(browser)

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use agentmux_state::{
     CheckpointReason, DirectoryLock, Error, ForeignFile, HistoryProblem, ImportMode, ImportOptions, ProgressCallback,
     StatePersistenceService, StateStore, StoreOptions, TaskStatus, verify_backups,
 };
+use common::program::{command, json};
 use common::role::{role, said, say, start};
 use common::trace::{can_trace, run_injected, sweep};
 use common::{Base, FIXTURE, QUIRKS, SCHEMAS, TestResult, base_of, export, fixture, import, message, task};
@@ -274,19 +275,9 @@ fn eight_processes_open_an_old_database_at_once_and_one_upgrades_it() -> TestRes
     Ok(())
 }
 
-/// The program on a state directory.
-fn program(base: &Base, arguments: &[&str]) -> std::io::Result<Output> {
-    Command::new(env!("CARGO_BIN_EXE_agentmux-state")).arg("--state-dir").arg(base.state_dir()).args(arguments).output()
-}
-
-fn json(base: &Base, arguments: &[&str]) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
-    let output = program(base, &[&["--json"], arguments].concat())?;
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
+/// What the program says on standard error, where it fails; `migrate` has printed by then what it was about to do.
 fn error(base: &Base, arguments: &[&str]) -> std::io::Result<String> {
-    let output = program(base, arguments)?;
+    let output = command(base, arguments).output()?;
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -530,10 +521,10 @@ fn what_is_no_database_of_this_release_is_refused_by_its_kind_and_keeps_every_by
 #[test]
 fn migrate_says_what_it_will_do_does_it_and_says_where_the_backup_lies() -> TestResult {
     let base = base_of(1)?;
-    let status = json(&base, &["migrate", "--status"])?;
+    let status = json(&base, &["migrate", "--status"]);
     assert_eq!((&status["schemaVersion"], &status["backup"]), (&serde_json::json!(1), &serde_json::Value::Null));
     assert_eq!(status["pending"][0], serde_json::json!({"version": 2, "name": "mode"}));
-    let output = program(&base, &["migrate"])?;
+    let output = command(&base, &["migrate"]).output()?;
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let printed = String::from_utf8(output.stdout)?;
     let backup = base.backups()?.remove(0);
@@ -542,7 +533,7 @@ fn migrate_says_what_it_will_do_does_it_and_says_where_the_backup_lies() -> Test
     assert!(plan < printed.find("  V2 mode").expect("each migration") && plan < done, "{printed}");
     assert!(printed.contains(&base.file("backups").join(&backup).display().to_string()), "{printed}");
 
-    let again = program(&base, &["migrate"])?;
+    let again = command(&base, &["migrate"]).output()?;
     assert!(String::from_utf8(again.stdout)?.starts_with("The database is up to date"));
     assert_eq!(base.backups()?.len(), 2, "no second backup");
     // Nobody listens: it is done all the same.
@@ -560,7 +551,7 @@ fn migrate_says_what_it_will_do_does_it_and_says_where_the_backup_lies() -> Test
 #[test]
 fn a_dry_run_tries_all_of_it_on_a_copy_and_changes_nothing() -> TestResult {
     let base = base_of(1)?;
-    let report = json(&base, &["migrate", "--dry-run"])?;
+    let report = json(&base, &["migrate", "--dry-run"]);
     assert_eq!((&report["schemaVersion"], &report["backup"]), (&serde_json::json!(1), &serde_json::Value::Null));
     for key in ["backupMs", "migrateMs"] {
         assert!(report["dryRun"][key].is_u64(), "{report}");
@@ -569,9 +560,9 @@ fn a_dry_run_tries_all_of_it_on_a_copy_and_changes_nothing() -> TestResult {
     assert!(before > 100_000 && after >= before, "{report}");
     assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
     assert_eq!(base.backups()?, [""; 0]);
-    let printed = String::from_utf8(program(&base, &["migrate", "--dry-run"])?.stdout)?;
+    let printed = String::from_utf8(command(&base, &["migrate", "--dry-run"]).output()?.stdout)?;
     assert!(printed.contains("the database was not changed") && printed.contains("  V2 mode"), "{printed}");
-    assert_eq!(program(&base, &["migrate", "--dry-run", "--status"])?.status.code(), Some(2));
+    assert_eq!(command(&base, &["migrate", "--dry-run", "--status"]).output()?.status.code(), Some(2));
 
     // What would make the upgrade fail is found without it.
     base.sql()?.execute_batch("ALTER TABLE state ADD COLUMN mode TEXT")?;
@@ -584,7 +575,7 @@ fn a_dry_run_tries_all_of_it_on_a_copy_and_changes_nothing() -> TestResult {
     assert!(error(&current, &["migrate", "--dry-run"])?.contains("does not exist"));
     assert!(!current.state_dir().exists());
     current.store()?;
-    let printed = String::from_utf8(program(&current, &["migrate", "--dry-run"])?.stdout)?;
+    let printed = String::from_utf8(command(&current, &["migrate", "--dry-run"]).output()?.stdout)?;
     assert!(printed.starts_with("The database is up to date"), "{printed}");
     Ok(())
 }
@@ -607,7 +598,7 @@ fn nothing_is_upgraded_under_an_orchestrator_that_runs() -> TestResult {
         other => panic!("{other:?}"),
     }
     assert!(error(&base, &["migrate"])?.contains(&format!("is in use by process {}", service.id())));
-    assert!(json(&base, &["migrate", "--dry-run"])?["dryRun"].is_object(), "a copy may be upgraded");
+    assert!(json(&base, &["migrate", "--dry-run"])["dryRun"].is_object(), "a copy may be upgraded");
     assert_eq!(StateStore::migration_status(base.state_dir())?.schema_version, 1);
     service.kill()?;
     service.wait()?;
@@ -644,10 +635,10 @@ fn the_old_program_goes_back_to_the_backup_from_before_the_upgrade() -> TestResu
     let refused = error(&base, &["status"])?;
     assert!(refused.contains("schema version 99") && refused.contains("`agentmux-state backup list`"), "{refused}");
     // All that is needed to go back works with the program that cannot open the database.
-    assert_eq!(json(&base, &["backup", "list"])?[0]["id"], backup.as_str());
-    assert_eq!(json(&base, &["backup", "verify"])?[0]["ok"], true);
+    assert_eq!(json(&base, &["backup", "list"])[0]["id"], backup.as_str());
+    assert_eq!(json(&base, &["backup", "verify"])[0]["ok"], true);
     assert!(error(&base, &["backup", "restore", "backup-1-no"])?.contains("there is no backup"));
-    let report = json(&base, &["backup", "restore", &backup])?;
+    let report = json(&base, &["backup", "restore", &backup]);
     assert!(export(&base.store()?)? == FIXTURE);
     assert!(fs::read_to_string(base.file("current-state.json"))? == FIXTURE);
     assert_eq!(report["restored"], backup.as_str());
@@ -658,9 +649,9 @@ fn the_old_program_goes_back_to_the_backup_from_before_the_upgrade() -> TestResu
     assert!(verdict.problems[0].contains("schema version 99"), "{verdict:?}");
     let conn = Connection::open(base.file("backups").join(format!("{safety}.db")))?;
     assert_eq!(conn.query_row("SELECT count(mood IS NULL) FROM tasks", [], |row| row.get::<_, u32>(0))?, 24);
-    let listed = json(&base, &["backup", "list"])?;
+    let listed = json(&base, &["backup", "list"]);
     assert_eq!(listed[0]["label"], "before-restore");
-    let status = json(&base, &["status"])?;
+    let status = json(&base, &["status"]);
     assert_eq!(status["lastCheckpoint"]["reason"], "error_recovery");
     Ok(())
 }
@@ -703,7 +694,7 @@ fn a_backup_restores_where_the_database_is_gone_or_its_history_is_damaged() -> T
             } else {
                 base.sql()?.execute_batch(damage)?;
             }
-            let report = json(&base, &["backup", "restore", id])?;
+            let report = json(&base, &["backup", "restore", id]);
             assert!(export(&base.store()?)? == expected, "{damage}: {id}");
             assert_eq!(report["safetyBackup"].is_null(), damage == "gone", "{damage}: {id}: {report}");
             let report = base.store()?.check()?;
@@ -739,7 +730,7 @@ fn a_damaged_database_is_set_aside_and_a_backup_takes_its_place() -> TestResult 
         let backup = base.store()?.create_backup("good")?.id;
         damage(&base)?;
         assert!(base.service().initialize().is_err(), "{what} is no fresh start");
-        let report = json(&base, &["backup", "restore", &backup])?;
+        let report = json(&base, &["backup", "restore", &backup]);
         assert!(export(&base.store()?)? == FIXTURE, "{what}");
         let kept = PathBuf::from(report["setAsideAs"].as_str().expect("where it lies now"));
         assert!(fs::read_dir(&kept)?.count() >= 1, "{what}: nothing is deleted");
@@ -753,7 +744,7 @@ fn an_upgrade_without_a_log_that_was_killed_is_undone_by_whoever_comes_next() ->
     if !can_trace() {
         return Ok(());
     }
-    for command in ["migrate", "status"] {
+    for next in ["migrate", "status"] {
         let base = base_of(1)?;
         let mut undone = false;
         for nth in 1.. {
@@ -762,9 +753,9 @@ fn an_upgrade_without_a_log_that_was_killed_is_undone_by_whoever_comes_next() ->
             let (ended, _) = run_injected(&base, "pwrite64", &kill, &["migrate"])?;
             let hot = base.file("state.db-journal").metadata().is_ok_and(|journal| journal.len() > 512);
             if hot || ended {
-                let output = program(&base, &[command])?;
+                let output = command(&base, &[next]).output()?;
                 let errors = String::from_utf8_lossy(&output.stderr);
-                assert!(!errors.contains("readonly"), "{command} after a kill at write {nth}: {errors}");
+                assert!(!errors.contains("readonly"), "{next} after a kill at write {nth}: {errors}");
                 undone |= hot;
                 if ended || undone {
                     break;

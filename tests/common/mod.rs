@@ -1,6 +1,7 @@
 //! What the tests share: fixtures, a base directory, and records to write.
 #![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
+pub mod program;
 pub mod role;
 pub mod trace;
 
