@@ -55,6 +55,8 @@ pub struct PendingMigration {
 impl MigrationSet {
     /// Reads which migrations a database has had. Fails where it is not one of ours, too new, or its record is damaged.
     pub(in crate::db) fn status(&self, conn: &Connection, path: &Path) -> Result<MigrationStatus> {
+        // At one moment: between two reads another process may upgrade the database, and the record would seem cut.
+        let _moment = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
         require_ours(conn, path)?;
         let damaged = |problem| Error::HistoryDamaged { path: path.to_path_buf(), problem };
         let applied = match read(conn) {

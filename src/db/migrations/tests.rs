@@ -424,6 +424,33 @@ fn a_record_that_lost_its_end_is_found_out_before_anything_runs_twice() {
 }
 
 #[test]
+fn a_version_read_while_another_process_upgrades_is_of_one_moment() {
+    let (_dir, path) = populated();
+    let set = with(&[(&format!("V{}__data", next()), "UPDATE tasks SET percent_complete = 100")]);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // The database is upgraded, and is what it was, again and again.
+        scope.spawn(|| {
+            for _ in 0..60 {
+                migrate(&set, &path).unwrap();
+                let back = format!(
+                    "BEGIN IMMEDIATE; DELETE FROM refinery_schema_history WHERE version = {};
+                     PRAGMA user_version = {}; COMMIT",
+                    next(),
+                    next() - 1
+                );
+                connection::open_writer(&path).unwrap().execute_batch(&back).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let conn = connection::open_writer(&path).unwrap();
+        while !done.load(Ordering::Relaxed) {
+            set.status(&conn, &path).unwrap();
+        }
+    });
+}
+
+#[test]
 fn what_a_person_added_to_the_schema_stays_and_stops_no_upgrade() {
     let (_dir, path) = populated();
     let mine = "CREATE VIEW mine AS SELECT id FROM tasks; CREATE INDEX my_index ON tasks (title);
