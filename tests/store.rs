@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use agentmux_state::{
-    AgentState, ChangeOperation, ChangeType, CheckpointReason, Error, ListFilter, OrchestratorMode,
-    SelfImprovementState, StateStore, StoreOptions, TaskCheckpoint, TaskStatus, Timestamp, ValidationCheck,
+    AgentState, ChangeOperation, ChangeType, CheckpointReason, ConversationState, Error, ListFilter, OrchestratorMode,
+    PersistedMessage, SelfImprovementState, StateStore, StoreOptions, TaskCheckpoint, TaskStatus, Timestamp,
+    ValidationCheck,
 };
 use common::{Base, FIXTURE, TestResult, agent, conversation, export, import, message, project, task};
 use rusqlite::Connection;
@@ -676,6 +677,38 @@ fn timestamps_are_parsed_alike_by_the_library_and_by_sqlite() -> TestResult {
         "2026-11-22T10:00",
     ] {
         assert_eq!(Timestamp::from(text).parse(), None, "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn messages_become_what_an_update_says_whatever_was_there() -> TestResult {
+    let message = |content: char| PersistedMessage { content: content.into(), ..PersistedMessage::default() };
+    let conversation = |id: String, contents: &str| ConversationState {
+        id,
+        recent_messages: contents.chars().map(message).collect(),
+        ..ConversationState::default()
+    };
+    // All lists of up to four messages of two kinds: equal ones, overlapping ones, cut at either end.
+    let mut lists = vec![String::new()];
+    for length in 1..=4_u32 {
+        let list = |bits: u32| (0..length).map(|at| if bits >> at & 1 == 0 { 'a' } else { 'b' }).collect();
+        lists.extend((0..1 << length).map(list));
+    }
+    let pairs = || lists.iter().flat_map(|before| lists.iter().map(move |after| (before, after)));
+    let base = Base::new()?;
+    let store = base.store()?;
+    store.batch(|batch| {
+        for (before, after) in pairs() {
+            let id = || format!("{before}, {after}");
+            batch.update_conversation(&conversation(id(), before))?;
+            batch.update_conversation(&conversation(id(), after))?;
+        }
+        Ok::<_, Error>(())
+    })?;
+    for (before, after) in pairs() {
+        let id = format!("{before}, {after}");
+        assert_eq!(store.conversation(&id)?, Some(conversation(id, after)));
     }
     Ok(())
 }

@@ -56,14 +56,13 @@ pub(super) fn run(context: &Context) -> Outcome {
 }
 
 fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
-    let migrations = StateStore::migration_status(store.state_dir())?;
     let summary = store.summary()?;
     let holder = DirectoryLock::holder(store.state_dir())?;
     let counts = summary.counts;
     Ok(Status {
         state_dir: store.state_dir().to_path_buf(),
-        schema_version: migrations.schema_version,
-        state_version: summary.state_version.unwrap_or(migrations.state_version),
+        schema_version: summary.schema_version,
+        state_version: summary.state_version,
         database_bytes: summary.database_bytes,
         mode: summary.mode,
         counts: Counts {

@@ -50,6 +50,15 @@ pub(crate) fn json(object: Option<&Map<String, serde_json::Value>>) -> Result<To
     Ok(ToSqlOutput::Owned(Value::Text(text)))
 }
 
+/// A value as a column holds it.
+pub(super) fn value_ref<'a>(value: &'a ToSqlOutput<'a>) -> ValueRef<'a> {
+    match value {
+        ToSqlOutput::Borrowed(value) => *value,
+        ToSqlOutput::Owned(value) => value.into(),
+        _ => ValueRef::Null,
+    }
+}
+
 const NULL: ToSqlOutput<'static> = ToSqlOutput::Owned(Value::Null);
 
 /// Reads the columns of a row one after the other and says exactly which one cannot be read.
@@ -82,7 +91,17 @@ impl<'r> RowReader<'r> {
 
     /// The position of an item in its list.
     pub(crate) fn position(&self) -> Result<i64> {
-        Ok(self.row.get("position")?)
+        Ok(self.row.get(0)?)
+    }
+
+    /// Whether the columns hold just these values.
+    pub(crate) fn holds(&self, values: &[ToSqlOutput<'_>]) -> Result<bool> {
+        for (index, value) in values.iter().enumerate() {
+            if self.row.get_ref(self.before + index)? != value_ref(value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The next column.

@@ -1,6 +1,6 @@
 //! Group commit: callers that write at the same time share a transaction and its fsync.
 //!
-//! Each caller does its own work, one after the other, inside a savepoint of the transaction that is open. Who is done and
+//! Each caller does its own work, one after the other, in the transaction that is open, inside a savepoint. Who is done and
 //! sees another one coming leaves the commit to that one and waits for it; who sees nobody commits for all. So a lone
 //! caller waits for nobody, and a group is never larger than the number of threads that write.
 
@@ -19,17 +19,15 @@ pub(super) struct Group {
     decided: Condvar,
 }
 
-/// A connection for writing, with the transaction that a group has left open on it.
+/// A connection for writing, with the transaction that a group has left open on it: one in which somebody has done something.
 pub(super) struct GroupConnection {
     conn: Connection,
     open: Option<Arc<Group>>,
-    /// Whether anyone has something in that transaction.
-    has_work: bool,
 }
 
 impl GroupConnection {
     pub(super) fn new(conn: Connection) -> Self {
-        Self { conn, open: None, has_work: false }
+        Self { conn, open: None }
     }
 
     /// The connection for work of its own: what a group has left open is committed first.
@@ -38,7 +36,7 @@ impl GroupConnection {
         &mut self.conn
     }
 
-    /// Does the work of one caller in the transaction that is open, or in a new one, which `begun` is asked about first.
+    /// Does the work of one caller in the transaction that is open, or in a new one. `begun` is asked first.
     ///
     /// Returns what it came to, and the group to wait for unless it failed. Whoever calls has to [`commit`](Self::commit),
     /// unless another caller is sure to come.
@@ -48,34 +46,31 @@ impl GroupConnection {
         work: impl FnOnce(&Connection) -> Result<T, E>,
     ) -> Result<(T, Arc<Group>), E> {
         let step = |conn: &Connection, sql| conn.prepare_cached(sql)?.execute([]).map(drop);
-        let group = match &self.open {
-            Some(group) => group.clone(),
-            None => {
-                step(&self.conn, "BEGIN IMMEDIATE")?;
-                self.has_work = false;
-                self.open.insert(Arc::default()).clone()
-            }
+        // Who is the first needs no savepoint: without its work there is nothing in the transaction.
+        let (group, is_first) = match &self.open {
+            Some(group) => (group.clone(), false),
+            None => (Arc::default(), true),
         };
-        begun(&self.conn)?;
-        step(&self.conn, "SAVEPOINT member")?;
+        step(&self.conn, if is_first { "BEGIN IMMEDIATE" } else { "SAVEPOINT member" })?;
         // A panic in a caller's closure is that caller's; the others' work stays.
-        let result = catch_unwind(AssertUnwindSafe(|| work(&self.conn)));
-        let undone = || if matches!(result, Ok(Ok(_))) { Ok(()) } else { step(&self.conn, "ROLLBACK TO member") };
+        let result = catch_unwind(AssertUnwindSafe(|| begun(&self.conn).and_then(|()| work(&self.conn))));
+        let is_done = matches!(result, Ok(Ok(_)));
+        let undone = || if is_done { Ok(()) } else { step(&self.conn, "ROLLBACK TO member") };
         // SQLite may have rolled all of it back, as where the disk is full. Then, and where one caller's part cannot be undone
         // by itself, nothing of the others stays, either.
         let is_open = !self.conn.is_autocommit();
-        if !is_open || undone().and_then(|()| step(&self.conn, "RELEASE member")).is_err() {
+        let stays = is_open
+            && if is_first { is_done } else { undone().and_then(|()| step(&self.conn, "RELEASE member")).is_ok() };
+        if stays {
+            self.open = Some(group.clone());
+        } else {
             self.open = None;
             self.roll_back();
             let message = "another update in the same commit made all of it roll back; nothing was changed".to_owned();
             group.decide(Err((ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message))));
         }
         match result {
-            Ok(result) => {
-                let done = result?;
-                self.has_work = true;
-                Ok((done, group))
-            }
+            Ok(result) => Ok((result?, group)),
             Err(panic) => {
                 self.commit();
                 resume_unwind(panic)
@@ -86,8 +81,7 @@ impl GroupConnection {
     /// Commits what a group has left open, and tells its members.
     pub(super) fn commit(&mut self) {
         let Some(group) = self.open.take() else { return };
-        let sql = if self.has_work { "COMMIT" } else { "ROLLBACK" };
-        let outcome = self.conn.prepare_cached(sql).and_then(|mut end| end.execute([]));
+        let outcome = self.conn.prepare_cached("COMMIT").and_then(|mut end| end.execute([]));
         if outcome.is_err() {
             // What could not be committed is not to be committed with what comes next.
             self.roll_back();

@@ -17,7 +17,7 @@ pub(crate) use backup::{backup_label, copy_database, create_copy, prepare_copy, 
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
 pub(crate) use database::{Closed, Database, publish, set_aside};
-pub(crate) use migrations::has_known_schema;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
+pub(crate) use migrations::{has_known_schema, latest_schema_version};
 pub(crate) use schema::schema_differences;
 pub(crate) use table::{List, Table};

@@ -1,9 +1,10 @@
 //! Writing only what changed, for a table of keyed rows and for a table of ordered list items.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Params, Row, params_from_iter};
+use rusqlite::{Connection, Params, params_from_iter};
 
 use super::RowReader;
+use super::codec::value_ref;
 use crate::error::Result;
 
 /// A table whose first column is the key.
@@ -85,7 +86,7 @@ impl List {
             while let Some(row) = rows.next()? {
                 contiguous &= row.get_ref(0)? == ValueRef::Integer(stored as i64);
                 if let Some(item) = items.get(stored)
-                    && !same(row, 1, item)?
+                    && !RowReader::of_list(row, self.table, self.columns, &[]).holds(item)?
                 {
                     changed.push(stored);
                 }
@@ -176,22 +177,4 @@ fn insert_sql<'a>(table: &str, columns: impl Iterator<Item = &'a &'static str>) 
     let columns: Vec<&str> = columns.copied().collect();
     let marks = vec!["?"; columns.len()].join(", ");
     format!("INSERT INTO {table} ({}) VALUES ({marks})", columns.join(", "))
-}
-
-/// Whether the columns of a row from `first` on hold these values.
-fn same(row: &Row<'_>, first: usize, values: &[ToSqlOutput<'_>]) -> Result<bool> {
-    for (index, value) in values.iter().enumerate() {
-        if row.get_ref(first + index)? != value_ref(value) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn value_ref<'a>(value: &'a ToSqlOutput<'a>) -> ValueRef<'a> {
-    match value {
-        ToSqlOutput::Borrowed(value) => *value,
-        ToSqlOutput::Owned(value) => value.into(),
-        _ => ValueRef::Null,
-    }
 }

@@ -74,7 +74,7 @@ pub(crate) fn append(conn: &Connection, id: &str, message: &PersistedMessage, li
     let next: i64 = conn
         .prepare_cached("SELECT coalesce(max(position) + 1, 0) FROM messages WHERE conversation_id = ?1")?
         .query_row([id], |row| row.get(0))?;
-    insert_messages(conn, id, next, std::slice::from_ref(message))?;
+    insert_messages(conn, id, next, &[columns(message)?])?;
     conn.prepare_cached(
         "DELETE FROM messages WHERE conversation_id = ?1 AND position <= (
            SELECT position FROM messages WHERE conversation_id = ?1 ORDER BY position DESC LIMIT 1 OFFSET ?2)",
@@ -108,10 +108,7 @@ pub(crate) fn read(
             id,
             recent_messages: Vec::new(),
         };
-        read_messages(conn, &conversation.id, |_, message| {
-            conversation.recent_messages.push(message);
-            Ok(())
-        })?;
+        conversation.recent_messages = read_messages(conn, &conversation.id)?;
         each(conversation)
     })
 }
@@ -129,57 +126,91 @@ fn slack_context(row: &mut RowReader<'_>) -> Result<Option<SlackContext>> {
 /// Mostly the new list is the stored one less some at the start and with some more at the end, and only those are
 /// touched. Otherwise messages that stand at the same place are compared.
 fn write_messages(conn: &Connection, id: &str, messages: &[PersistedMessage]) -> Result<()> {
+    let new = messages.iter().map(columns).collect::<Result<Vec<_>>>()?;
+    let borders = borders(messages);
     let mut positions = Vec::new();
-    let mut stored = Vec::new();
-    read_messages(conn, id, |position, message| {
-        positions.push(position);
-        stored.push(message);
-        Ok(())
+    let mut differ_in_place = Vec::new();
+    // How many of the last messages read are the first of the new ones, in the same order.
+    let mut kept = 0;
+    MESSAGES.read(conn, &[id], |row| {
+        differ_in_place.push(match new.get(positions.len()) {
+            Some(message) => !row.holds(message)?,
+            None => true,
+        });
+        positions.push(row.position()?);
+        loop {
+            if let Some(message) = new.get(kept)
+                && row.holds(message)?
+            {
+                kept += 1;
+                return Ok(());
+            }
+            if kept == 0 {
+                return Ok(());
+            }
+            kept = borders[kept - 1];
+        }
     })?;
-    let dropped = (0..stored.len()).find(|&dropped| messages.starts_with(&stored[dropped..])).unwrap_or(0);
-    for position in &positions[..dropped] {
-        delete_message(conn, id, *position)?;
-    }
-    let (positions, stored) = (&positions[dropped..], &stored[dropped..]);
-    for (index, position) in positions.iter().enumerate() {
-        match messages.get(index) {
-            Some(message) if *message == stored[index] => {}
-            Some(message) => update_message(conn, id, *position, message)?,
-            None => delete_message(conn, id, *position)?,
+    if kept > 0 {
+        for position in positions.drain(..positions.len() - kept) {
+            delete_message(conn, id, position)?;
+        }
+    } else {
+        for (index, position) in positions.iter().enumerate() {
+            match new.get(index) {
+                Some(message) if differ_in_place[index] => update_message(conn, id, *position, message)?,
+                Some(_) => {}
+                None => delete_message(conn, id, *position)?,
+            }
         }
     }
     let next = positions.last().map_or(0, |last| last + 1);
-    insert_messages(conn, id, next, messages.get(positions.len()..).unwrap_or_default())
+    insert_messages(conn, id, next, new.get(positions.len()..).unwrap_or_default())
 }
 
-fn read_messages(conn: &Connection, id: &str, mut each: impl FnMut(i64, PersistedMessage) -> Result<()>) -> Result<()> {
+/// For each beginning of a list, how long the longest shorter beginning is that it ends with: the failure function of
+/// Knuth, Morris and Pratt, so that lists of equal messages take no longer than others.
+fn borders(messages: &[PersistedMessage]) -> Vec<usize> {
+    let mut borders = vec![0; messages.len()];
+    let mut border = 0;
+    for index in 1..messages.len() {
+        while border > 0 && messages[index] != messages[border] {
+            border = borders[border - 1];
+        }
+        border += usize::from(messages[index] == messages[border]);
+        borders[index] = border;
+    }
+    borders
+}
+
+fn read_messages(conn: &Connection, id: &str) -> Result<Vec<PersistedMessage>> {
+    let mut messages = Vec::new();
     MESSAGES.read(conn, &[id], |mut row| {
-        let position = row.position()?;
-        let message = PersistedMessage {
+        messages.push(PersistedMessage {
             role: row.text()?,
             content: row.get()?,
             timestamp: row.text()?,
             agent_name: row.get()?,
             extra: row.extra()?,
-        };
-        each(position, message)
-    })
+        });
+        Ok(())
+    })?;
+    Ok(messages)
 }
 
-fn insert_messages(conn: &Connection, id: &str, first: i64, messages: &[PersistedMessage]) -> Result<()> {
+fn insert_messages(conn: &Connection, id: &str, first: i64, messages: &[Columns<'_>]) -> Result<()> {
     let mut insert = conn.prepare_cached(
         "INSERT INTO messages (role, content, timestamp, agent_name, extra, conversation_id, position)
          VALUES (?, ?, ?, ?, ?, ?, ?)",
     )?;
-    for (position, message) in (first..).zip(messages) {
-        let [role, content, timestamp, agent_name, extra] = columns(message)?;
+    for (position, [role, content, timestamp, agent_name, extra]) in (first..).zip(messages) {
         insert.execute(params![role, content, timestamp, agent_name, extra, id, position])?;
     }
     Ok(())
 }
 
-fn update_message(conn: &Connection, id: &str, position: i64, message: &PersistedMessage) -> Result<()> {
-    let [role, content, timestamp, agent_name, extra] = columns(message)?;
+fn update_message(conn: &Connection, id: &str, position: i64, message: &Columns<'_>) -> Result<()> {
+    let [role, content, timestamp, agent_name, extra] = message;
     conn.prepare_cached(
         "UPDATE messages SET role = ?, content = ?, timestamp = ?, agent_name = ?, extra = ?
          WHERE conversation_id = ? AND position = ?",
@@ -195,7 +226,9 @@ fn delete_message(conn: &Connection, id: &str, position: i64) -> Result<()> {
 }
 
 /// The columns of a message that say what it is.
-fn columns(message: &PersistedMessage) -> Result<[ToSqlOutput<'_>; 5]> {
+type Columns<'m> = [ToSqlOutput<'m>; 5];
+
+fn columns(message: &PersistedMessage) -> Result<Columns<'_>> {
     let PersistedMessage { role, content, timestamp, agent_name, extra } = message;
     Ok([
         text(role.as_str()),

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use super::{Checkpoint, Run, checkpoint, head, run};
+use crate::db::latest_schema_version;
 use crate::error::Result;
-use crate::model::OrchestratorMode;
+use crate::model::{OrchestratorMode, STATE_VERSION};
 
 /// What is there, in numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreSummary {
+    /// Version of the database's schema.
+    pub schema_version: u32,
     /// Version of the state document's layout.
-    pub state_version: Option<String>,
+    pub state_version: String,
     /// Size of the database without its log, in bytes.
     pub database_bytes: u64,
     /// What the orchestrator is doing as a whole.
@@ -82,7 +85,8 @@ pub(super) fn read(conn: &Connection, backups: u64) -> Result<StoreSummary> {
     }
     let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
     Ok(StoreSummary {
-        state_version: head.as_ref().map(|state| state.version.clone()),
+        schema_version: latest_schema_version(),
+        state_version: head.as_ref().map_or_else(|| STATE_VERSION.to_owned(), |state| state.version.clone()),
         database_bytes: pragma("page_count")? * pragma("page_size")?,
         mode: head.and_then(|state| state.mode).unwrap_or_default(),
         counts: counts(conn)?,

@@ -39,6 +39,11 @@ pub(super) fn release() -> &'static MigrationSet {
     &RELEASE
 }
 
+/// The schema version of this release, which every database has that is open.
+pub(crate) fn latest_schema_version() -> u32 {
+    release().latest_version()
+}
+
 /// Whether this release knows a database's schema: whether it can read and write it.
 pub(crate) fn has_known_schema(conn: &Connection) -> bool {
     release().status(conn, Path::new("")).is_ok()
