@@ -44,9 +44,9 @@ pub(crate) fn beside_cp(dir: &Path) -> Result<Group> {
             }),
         ],
     )?;
-    let floor = copy.median().as_secs_f64() * 1e3;
     let mut group =
         Group::new(format!("Backup of a database of {:.1} MB", source.bytes as f64 / 1e6), Unit::Milliseconds);
+    let floor = group.in_unit(copy.median());
     group.times("`cp` and fsync of the same bytes", &copy);
     group.times("create_backup, without its verification", &Times::new(unverified)).over("cp", floor);
     group.times("create_backup", &create).over("cp", floor);

@@ -68,7 +68,7 @@ pub(crate) fn of_34_mb(dir: &Path, mut node: Option<Node>) -> Result<Group> {
         let [load, save] = node_times.map(Times::new);
         group.times("Node: read and `JSON.parse`", &load);
         group.times("Node: `JSON.stringify`, write, fsync, rename", &save);
-        let (load, save) = (load.median().as_secs_f64() * 1e3, save.median().as_secs_f64() * 1e3);
+        let (load, save) = (group.in_unit(load.median()), group.in_unit(save.median()));
         group.times("import_json", &import).over("Node's parse", load).target(Target::AtMost(2.0));
         group
             .times("`agentmux-state import`, the process", &program)
@@ -77,7 +77,7 @@ pub(crate) fn of_34_mb(dir: &Path, mut node: Option<Node>) -> Result<Group> {
         group.times("export_to, with fsync", &export).over("Node's write", save).target(Target::AtMost(0.5));
         group.times("state(), whole", &state).over("Node's load", load).target(Target::AtMost(0.5));
     } else {
-        let (parsed, written) = (parsed.median().as_secs_f64() * 1e3, written.median().as_secs_f64() * 1e3);
+        let (parsed, written) = (group.in_unit(parsed.median()), group.in_unit(written.median()));
         group.times("import_json", &import).over("serde_json", parsed);
         group.times("export_to, with fsync", &export).over("serde_json", written);
         group.times("state(), whole", &state).over("serde_json", parsed);

@@ -1,6 +1,6 @@
 //! What things cost, each beside a floor or a rival that is measured in the same run, in turns.
 //!
-//! `cargo bench` runs all; `cargo bench -- updates reads` some. Prints tables, and writes the figures as JSON to
+//! `cargo bench` runs all; `cargo bench -- updates readers` some. Prints tables, and writes the figures as JSON to
 //! `target/benchmarks.json`.
 #![allow(clippy::expect_used)]
 

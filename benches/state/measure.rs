@@ -46,11 +46,6 @@ impl Times {
         self.at(0.99)
     }
 
-    /// The median in microseconds.
-    pub(crate) fn micros(&self) -> f64 {
-        self.median().as_secs_f64() * 1e6
-    }
-
     fn at(&self, part: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);
         self.0.get((last as f64 * part).round() as usize).copied().unwrap_or_default()
@@ -112,9 +107,8 @@ impl Group {
 
     /// Adds a figure by its median and 99th percentile.
     pub(crate) fn times(&mut self, name: impl Into<String>, times: &Times) -> &mut Figure {
-        let per_second = if self.unit == Unit::Milliseconds { 1e3 } else { 1e6 };
-        let p99 = times.p99().as_secs_f64() * per_second;
-        let figure = self.value(name, times.median().as_secs_f64() * per_second);
+        let (median, p99) = (self.in_unit(times.median()), self.in_unit(times.p99()));
+        let figure = self.value(name, median);
         figure.p99 = Some(p99);
         figure
     }
@@ -126,9 +120,9 @@ impl Group {
         &mut self.figures[last]
     }
 
-    /// The value of a figure that was added before.
-    pub(crate) fn of(&self, name: &str) -> f64 {
-        self.figures.iter().find(|figure| figure.name == name).map_or(f64::NAN, |figure| figure.value)
+    /// A time in the unit of these figures.
+    pub(crate) fn in_unit(&self, time: Duration) -> f64 {
+        time.as_secs_f64() * if self.unit == Unit::Milliseconds { 1e3 } else { 1e6 }
     }
 
     /// The figures as lines of a table in Markdown.

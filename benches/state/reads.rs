@@ -64,7 +64,7 @@ pub(crate) fn beside_writers(dir: &Path) -> Result<Group> {
     let mut group = Group::new(format!("Reading while {WRITERS} threads write"), Unit::Microseconds);
     group.times("task(id), idle", &idle);
     group.times("task(id), beside them", &busy);
-    let micros = |times: &crate::measure::Times| times.p99().as_secs_f64() * 1e6;
-    group.value("task(id), p99 beside p99", micros(&busy)).over("p99, idle", micros(&idle)).target(Target::AtMost(2.0));
+    let (idle, busy) = (group.in_unit(idle.p99()), group.in_unit(busy.p99()));
+    group.value("task(id), p99 beside p99", busy).over("p99, idle", idle).target(Target::AtMost(2.0));
     Ok(group)
 }

@@ -68,14 +68,14 @@ pub(crate) fn beside_sqlite(dir: &Path) -> Result<Group> {
 
     let mut group = Group::new("One durable update, `synchronous=FULL`", Unit::Microseconds);
     group.times("raw fsync of 4 KB", &fsync);
-    let floor = one.micros();
+    let floor = group.in_unit(one.median());
     group.times("raw upsert and commit", &one).over("raw upsert", floor);
     group.times("update_task, one field changed", &task).over("raw upsert", floor).target(Target::AtMost(1.3));
     group.times("append_message", &short_message).over("raw upsert", floor).target(Target::AtMost(1.3));
     let name = "update_conversation, 50 short messages, one new";
     group.times(name, &short).over("raw upsert", floor).target(Target::AtMost(1.5));
     group.times(format!("raw upsert of {PAGES} rows on as many pages, and commit"), &five).over("raw upsert", floor);
-    let floor = five.micros();
+    let floor = group.in_unit(five.median());
     let any = "any of 20 conversations, messages of 400 bytes";
     group.times(format!("append_message, {any}"), &message).over("raw upsert of pages", floor);
     group.times(format!("update_conversation, {any}"), &conversation).over("raw upsert of pages", floor);
@@ -107,7 +107,7 @@ pub(crate) fn beside_a_large_state(dir: &Path, large: &State<'_>) -> Result<Grou
     ];
     for (name, small, large) in &pairs {
         group.times(format!("{name}, small"), small);
-        let floor = group.of(&format!("{name}, small"));
+        let floor = group.in_unit(small.median());
         group.times(format!("{name}, large"), large).over("small", floor).target(Target::AtMost(1.2));
     }
     Ok(group)
@@ -141,7 +141,7 @@ pub(crate) fn beside_the_file(dir: &Path, node: &mut Node) -> Result<Group> {
         )?;
         let size = format!("{:.2} MB", bytes as f64 / 1e6);
         group.times(format!("file rewritten, {size}"), &rewrite);
-        let rival = group.of(&format!("file rewritten, {size}"));
+        let rival = group.in_unit(rewrite.median());
         group
             .times(format!("update_task, mean of {UPDATES}, {size}"), &update)
             .faster_than("the file", rival)
