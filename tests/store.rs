@@ -3,15 +3,16 @@
 
 mod common;
 
+use std::io::Read;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use agentmux_state::{
-    AgentState, ChangeOperation, ChangeType, CheckpointReason, ConversationState, Error, ListFilter, OrchestratorMode,
-    PersistedMessage, SelfImprovementState, StateStore, StoreOptions, TaskCheckpoint, TaskStatus, Timestamp,
-    ValidationCheck,
+    AgentState, ChangeOperation, ChangeType, CheckpointReason, ConversationState, Error, ImportMode, ImportOptions,
+    ListFilter, OrchestratorMode, PersistedMessage, SelfImprovementState, StateStore, StoreOptions, TaskCheckpoint,
+    TaskStatus, Timestamp, ValidationCheck,
 };
 use common::{Base, FIXTURE, TestResult, agent, conversation, export, import, message, project, task};
 use rusqlite::Connection;
@@ -341,6 +342,49 @@ fn changes_since_the_last_checkpoint_are_known_whoever_made_them() -> TestResult
     assert_eq!(changes[3].data.as_ref().expect("the task")["status"], "paused");
     assert_eq!(changes[0].data, None);
     Ok(())
+}
+
+#[test]
+fn an_import_is_a_change_of_each_of_its_entities() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let changes = || -> Result<Vec<_>, agentmux_state::Error> {
+        Ok(store.changes()?.changes.into_iter().map(|it| (it.id, it.operation)).collect())
+    };
+    import(&store, FIXTURE)?;
+    let state = store.state()?;
+    let entities = [state.conversations.len(), state.tasks.len(), state.agents.len(), state.projects.len()];
+    let imported = changes()?;
+    assert_eq!(imported.len(), entities.iter().sum::<usize>() + usize::from(state.self_improvement.is_some()));
+    assert!(imported.iter().all(|(_, operation)| *operation == ChangeOperation::Add), "{imported:?}");
+
+    store.record_checkpoint(&CheckpointReason::UserRequest)?;
+    store.update_task(&task("T-gone", TaskStatus::Pending))?;
+    store.record_checkpoint(&CheckpointReason::UserRequest)?;
+    let options = ImportOptions { mode: ImportMode::Replace, ..ImportOptions::default() };
+    store.import_json(FIXTURE.as_bytes(), options)?;
+    for (id, operation) in changes()? {
+        let expected = if id == "T-gone" { ChangeOperation::Delete } else { ChangeOperation::Update };
+        assert_eq!(operation, expected, "{id}");
+    }
+
+    // What comes after an import is noted by itself, also after one that failed in the middle.
+    store.record_checkpoint(&CheckpointReason::UserRequest)?;
+    let options = ImportOptions { mode: ImportMode::Replace, ..ImportOptions::default() };
+    let reader = std::io::BufReader::new(FIXTURE.as_bytes().chain(Panics));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.import_json(reader, options))).expect_err("panic");
+    assert_eq!(changes()?, []);
+    store.update_task(&task("T-2", TaskStatus::Pending))?;
+    assert_eq!(changes()?, [("T-2".to_owned(), ChangeOperation::Add)]);
+    Ok(())
+}
+
+struct Panics;
+
+impl Read for Panics {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        panic!("the caller's own")
+    }
 }
 
 #[test]

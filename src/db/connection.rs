@@ -59,6 +59,9 @@ pub(super) fn configure_writer(conn: &Connection, durability: Durability) -> Res
     };
     set(conn, "synchronous", synchronous)?;
     set(conn, "journal_size_limit", JOURNAL_SIZE_LIMIT)?;
+    // What a statement would undo alone, should it fail, is kept in memory: in a file, each row of an import would write
+    // its pages there once more, and the file would lie outside the state directory.
+    set(conn, "temp_store", 2)?;
     set(conn, "foreign_keys", 1)
 }
 
@@ -79,6 +82,22 @@ fn set_common(conn: &Connection) -> Result<()> {
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     set(conn, "trusted_schema", 0)?;
     set(conn, "cell_size_check", 1)
+}
+
+/// Runs `work` while no trigger fires on this connection.
+pub(crate) fn without_triggers<T>(conn: &Connection, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Switches them on again, also after a panic.
+    struct On<'c>(&'c Connection);
+    impl Drop for On<'_> {
+        fn drop(&mut self) {
+            if let Err(error) = self.0.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true) {
+                tracing::error!(%error, "could not switch triggers on again");
+            }
+        }
+    }
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    let _on = On(conn);
+    work()
 }
 
 /// Sets a pragma and reads it back: SQLite accepts a misspelt one without a word.

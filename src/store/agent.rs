@@ -6,9 +6,9 @@ use crate::db::{RowReader, Table, optional_text, text, unknown_keys};
 use crate::error::Result;
 use crate::model::{AgentActivity, AgentState};
 
-pub(super) const TABLE: Table = Table {
-    name: "agents",
-    columns: &[
+pub(super) static TABLE: Table = Table::new(
+    "agents",
+    &[
         "session_name",
         "agent_id",
         "role",
@@ -22,7 +22,7 @@ pub(super) const TABLE: Table = Table {
         "last_activity_extra",
         "extra",
     ],
-};
+);
 
 /// Writes an agent, new or known.
 pub(crate) fn write(conn: &Connection, agent: &AgentState) -> Result<()> {

@@ -86,6 +86,24 @@ pub(crate) fn has_changes(conn: &Connection) -> Result<bool> {
     Ok(conn.prepare_cached("SELECT 1 FROM changes_since_checkpoint")?.exists([])?)
 }
 
+/// Notes that all entities are new, as the triggers on their tables would have.
+pub(crate) fn note_all_added(conn: &Connection) -> Result<()> {
+    for (entity, table, key) in [
+        ("conversation", "conversations", "id"),
+        ("task", "tasks", "id"),
+        ("agent", "agents", "session_name"),
+        ("project", "projects", "id"),
+        ("self_improvement", "self_improvement", "''"),
+    ] {
+        let sql = format!(
+            "INSERT INTO changes_since_checkpoint SELECT '{entity}', {key}, 'add' FROM {table} WHERE true
+             ON CONFLICT DO UPDATE SET operation = 'update'"
+        );
+        conn.execute(&sql, [])?;
+    }
+    Ok(())
+}
+
 /// What has changed since the last checkpoint: kind, key and operation.
 pub(crate) fn changes(conn: &Connection) -> Result<Vec<(ChangeType, String, ChangeOperation)>> {
     let mut select = conn.prepare_cached("SELECT entity, id, operation FROM changes_since_checkpoint")?;

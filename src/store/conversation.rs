@@ -3,13 +3,13 @@
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::db::{List, RowReader, Table, optional_text, text, unknown_keys};
+use crate::db::{List, ListReader, RowReader, Table, optional_text, text, unknown_keys};
 use crate::error::{Error, Result};
 use crate::model::{ConversationState, PersistedMessage, SlackContext};
 
-pub(super) const TABLE: Table = Table {
-    name: "conversations",
-    columns: &[
+pub(super) static TABLE: Table = Table::new(
+    "conversations",
+    &[
         "id",
         "source",
         "summary",
@@ -21,13 +21,10 @@ pub(super) const TABLE: Table = Table {
         "last_activity_at",
         "extra",
     ],
-};
+);
 
-const MESSAGES: List = List {
-    table: "messages",
-    owner: &["conversation_id"],
-    columns: &["role", "content", "timestamp", "agent_name", "extra"],
-};
+static MESSAGES: List =
+    List::new("messages", &["conversation_id"], &["role", "content", "timestamp", "agent_name", "extra"]);
 
 /// Writes a conversation, new or known, with the newest `limit` of its messages. Messages that are there already are
 /// not written again.
@@ -95,6 +92,7 @@ pub(crate) fn read(
     parameters: impl rusqlite::Params,
     mut each: impl FnMut(ConversationState) -> Result<()>,
 ) -> Result<()> {
+    let mut messages = MESSAGES.reader(conn)?;
     TABLE.read(conn, condition, parameters, |mut row| {
         let id: String = row.get()?;
         let mut conversation = ConversationState {
@@ -108,7 +106,7 @@ pub(crate) fn read(
             id,
             recent_messages: Vec::new(),
         };
-        conversation.recent_messages = read_messages(conn, &conversation.id)?;
+        conversation.recent_messages = read_messages(&mut messages, &conversation.id)?;
         each(conversation)
     })
 }
@@ -132,7 +130,7 @@ fn write_messages(conn: &Connection, id: &str, messages: &[PersistedMessage]) ->
     let mut differ_in_place = Vec::new();
     // How many of the last messages read are the first of the new ones, in the same order.
     let mut kept = 0;
-    MESSAGES.read(conn, &[id], |row| {
+    MESSAGES.reader(conn)?.read(&[id], |row| {
         differ_in_place.push(match new.get(positions.len()) {
             Some(message) => !row.holds(message)?,
             None => true,
@@ -183,9 +181,9 @@ fn borders(messages: &[PersistedMessage]) -> Vec<usize> {
     borders
 }
 
-fn read_messages(conn: &Connection, id: &str) -> Result<Vec<PersistedMessage>> {
+fn read_messages(reader: &mut ListReader<'_>, id: &str) -> Result<Vec<PersistedMessage>> {
     let mut messages = Vec::new();
-    MESSAGES.read(conn, &[id], |mut row| {
+    reader.read(&[id], |mut row| {
         messages.push(PersistedMessage {
             role: row.text()?,
             content: row.get()?,

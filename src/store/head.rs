@@ -9,9 +9,9 @@ use crate::model::{
     CheckpointReason, OrchestratorMetadata, OrchestratorMode, OrchestratorState, STATE_VERSION, Timestamp,
 };
 
-const TABLE: Table = Table {
-    name: "state",
-    columns: &[
+static TABLE: Table = Table::new(
+    "state",
+    &[
         "singleton",
         "id",
         "version",
@@ -27,7 +27,7 @@ const TABLE: Table = Table {
         "metadata_extra",
         "extra",
     ],
-};
+);
 
 /// A state to which nothing was ever written: its head, with no entities.
 pub(crate) fn new(now: DateTime<Utc>) -> OrchestratorState {

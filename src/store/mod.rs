@@ -533,8 +533,8 @@ pub(crate) fn read_state(conn: &Connection, now: DateTime<Utc>) -> Result<Orches
 /// Deletes all entities; runs, checkpoints and records set aside stay.
 pub(crate) fn clear(conn: &Connection) -> Result<()> {
     search::index::clear(conn)?;
-    for table in [conversation::TABLE, task::TABLE, agent::TABLE, project::TABLE] {
-        conn.execute(&format!("DELETE FROM {}", table.name), [])?;
+    for table in [&conversation::TABLE, &task::TABLE, &agent::TABLE, &project::TABLE] {
+        conn.execute(&format!("DELETE FROM {}", table.name()), [])?;
     }
     self_improvement::clear(conn)?;
     Ok(())

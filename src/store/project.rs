@@ -6,9 +6,9 @@ use crate::db::{List, RowReader, Table, optional_boolean, optional_text, text, u
 use crate::error::Result;
 use crate::model::{BuildState, GitState, ProjectState, Timestamp};
 
-pub(super) const TABLE: Table = Table {
-    name: "projects",
-    columns: &[
+pub(super) static TABLE: Table = Table::new(
+    "projects",
+    &[
         "id",
         "name",
         "path",
@@ -23,10 +23,10 @@ pub(super) const TABLE: Table = Table {
         "build_extra",
         "extra",
     ],
-};
+);
 
-const TASKS: List = List { table: "project_tasks", owner: &["project_id"], columns: &["task_id"] };
-const AGENTS: List = List { table: "project_agents", owner: &["project_id"], columns: &["session_name"] };
+static TASKS: List = List::new("project_tasks", &["project_id"], &["task_id"]);
+static AGENTS: List = List::new("project_agents", &["project_id"], &["session_name"]);
 
 /// Writes a project, new or known: the rows that differ.
 pub(crate) fn write(conn: &Connection, project: &ProjectState) -> Result<()> {
@@ -61,6 +61,7 @@ pub(crate) fn read(
     parameters: impl Params,
     mut each: impl FnMut(ProjectState) -> Result<()>,
 ) -> Result<()> {
+    let (mut tasks, mut agents) = (TASKS.reader(conn)?, AGENTS.reader(conn)?);
     TABLE.read(conn, condition, parameters, |mut row| {
         let mut project = ProjectState {
             id: row.get()?,
@@ -72,8 +73,8 @@ pub(crate) fn read(
             extra: row.extra()?,
             ..ProjectState::default()
         };
-        project.active_tasks = TASKS.read_texts(conn, &[&project.id])?;
-        project.active_agents = AGENTS.read_texts(conn, &[&project.id])?;
+        project.active_tasks = tasks.texts(&[&project.id])?;
+        project.active_agents = agents.texts(&[&project.id])?;
         each(project)
     })
 }

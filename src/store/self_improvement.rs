@@ -9,9 +9,9 @@ use crate::model::{
     ValidationCheck,
 };
 
-const TABLE: Table = Table {
-    name: "self_improvement",
-    columns: &[
+static TABLE: Table = Table::new(
+    "self_improvement",
+    &[
         "singleton",
         "task_id",
         "task_description",
@@ -26,25 +26,16 @@ const TABLE: Table = Table {
         "rollback_extra",
         "extra",
     ],
-};
+);
 
-const TARGET_FILES: List = List { table: "self_improvement_target_files", owner: &[], columns: &["path"] };
-const PLANNED_CHANGES: List = List {
-    table: "self_improvement_planned_changes",
-    owner: &[],
-    columns: &["file", "type", "description", "risk", "extra"],
-};
-const BACKUP_FILES: List = List {
-    table: "self_improvement_backup_files",
-    owner: &[],
-    columns: &["path", "original_content", "backup_path", "checksum", "extra"],
-};
-const CHECKS: List = List {
-    table: "self_improvement_checks",
-    owner: &[],
-    columns: &["name", "type", "command", "required", "passed", "output", "extra"],
-};
-const ROLLBACK_STEPS: List = List { table: "self_improvement_rollback_steps", owner: &[], columns: &["step"] };
+static TARGET_FILES: List = List::new("self_improvement_target_files", &[], &["path"]);
+static PLANNED_CHANGES: List =
+    List::new("self_improvement_planned_changes", &[], &["file", "type", "description", "risk", "extra"]);
+static BACKUP_FILES: List =
+    List::new("self_improvement_backup_files", &[], &["path", "original_content", "backup_path", "checksum", "extra"]);
+static CHECKS: List =
+    List::new("self_improvement_checks", &[], &["name", "type", "command", "required", "passed", "output", "extra"]);
+static ROLLBACK_STEPS: List = List::new("self_improvement_rollback_steps", &[], &["step"]);
 
 /// Writes it: the rows that differ.
 pub(crate) fn write(conn: &Connection, state: &SelfImprovementState) -> Result<()> {
@@ -126,8 +117,8 @@ pub(crate) fn read(conn: &Connection) -> Result<Option<SelfImprovementState>> {
             ..SelfImprovementState::default()
         };
         if let Some(task) = &mut state.current_task {
-            task.target_files = TARGET_FILES.read_texts(conn, &[])?;
-            PLANNED_CHANGES.read(conn, &[], |mut row| {
+            task.target_files = TARGET_FILES.reader(conn)?.texts(&[])?;
+            PLANNED_CHANGES.reader(conn)?.read(&[], |mut row| {
                 task.planned_changes.push(PlannedChange {
                     file: row.get()?,
                     change_type: row.text()?,
@@ -139,7 +130,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Option<SelfImprovementState>> {
             })?;
         }
         if let Some(backup) = &mut state.backup {
-            BACKUP_FILES.read(conn, &[], |mut row| {
+            BACKUP_FILES.reader(conn)?.read(&[], |mut row| {
                 backup.files.push(BackedUpFile {
                     path: row.get()?,
                     original_content: row.get()?,
@@ -150,7 +141,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Option<SelfImprovementState>> {
                 Ok(())
             })?;
         }
-        CHECKS.read(conn, &[], |mut row| {
+        CHECKS.reader(conn)?.read(&[], |mut row| {
             state.validation_checks.push(ValidationCheck {
                 name: row.get()?,
                 check_type: row.text()?,
@@ -163,7 +154,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Option<SelfImprovementState>> {
             Ok(())
         })?;
         if let Some(plan) = &mut state.rollback_plan {
-            plan.steps = ROLLBACK_STEPS.read_texts(conn, &[])?;
+            plan.steps = ROLLBACK_STEPS.reader(conn)?.texts(&[])?;
         }
         found = Some(state);
         Ok(())

@@ -2,13 +2,13 @@
 
 use rusqlite::{Connection, Params};
 
-use crate::db::{List, Table, integer, json, optional_text, real, text, unknown_keys};
+use crate::db::{List, ListReader, Table, TableReader, integer, json, optional_text, real, text, unknown_keys};
 use crate::error::{Error, Result};
 use crate::model::{TaskCheckpoint, TaskProgress, TaskState, Timestamp};
 
-pub(super) const TABLE: Table = Table {
-    name: "tasks",
-    columns: &[
+pub(super) static TABLE: Table = Table::new(
+    "tasks",
+    &[
         "id",
         "title",
         "description",
@@ -27,19 +27,16 @@ pub(super) const TABLE: Table = Table {
         "empty_lists",
         "extra",
     ],
-};
+);
 
-const STEPS: List = List { table: "task_steps", owner: &["task_id", "kind"], columns: &["step"] };
-const BLOCKERS: List = List { table: "task_blockers", owner: &["task_id"], columns: &["blocker"] };
-const DEPENDENCIES: List =
-    List { table: "task_dependencies", owner: &["task_id", "relation"], columns: &["other_task_id"] };
+static STEPS: List = List::new("task_steps", &["task_id", "kind"], &["step"]);
+static BLOCKERS: List = List::new("task_blockers", &["task_id"], &["blocker"]);
+static DEPENDENCIES: List = List::new("task_dependencies", &["task_id", "relation"], &["other_task_id"]);
 
-const CHECKPOINTS: Table = Table {
-    name: "task_checkpoints",
-    columns: &["task_id", "step_index", "work_data", "agent_context", "empty_lists", "extra"],
-};
-const FILES: List = List { table: "task_checkpoint_files", owner: &["task_id"], columns: &["path"] };
-const ACTIONS: List = List { table: "task_checkpoint_actions", owner: &["task_id"], columns: &["action"] };
+static CHECKPOINTS: Table =
+    Table::new("task_checkpoints", &["task_id", "step_index", "work_data", "agent_context", "empty_lists", "extra"]);
+static FILES: List = List::new("task_checkpoint_files", &["task_id"], &["path"]);
+static ACTIONS: List = List::new("task_checkpoint_actions", &["task_id"], &["action"]);
 
 /// Writes a task, new or known: the rows that differ.
 pub(crate) fn write(conn: &Connection, task: &TaskState) -> Result<()> {
@@ -139,6 +136,7 @@ pub(crate) fn read(
     parameters: impl Params,
     mut each: impl FnMut(TaskState) -> Result<()>,
 ) -> Result<()> {
+    let mut lists = Lists::new(conn)?;
     TABLE.read(conn, condition, parameters, |mut row| {
         let mut task = TaskState {
             id: row.get()?,
@@ -162,35 +160,67 @@ pub(crate) fn read(
         task.extra = row.extra()?;
 
         let id = task.id.as_str();
-        let optional = |list: &List, owner: &[&str], name| read_optional(conn, list, owner, &empty, name);
-        task.progress.completed_steps = STEPS.read_texts(conn, &[id, "completed"])?;
-        task.progress.remaining_steps = optional(&STEPS, &[id, "remaining"], "progress.remainingSteps")?;
-        task.progress.blockers = optional(&BLOCKERS, &[id], "progress.blockers")?;
-        task.blocked_by = optional(&DEPENDENCIES, &[id, "blocked_by"], "blockedBy")?;
-        task.blocks = optional(&DEPENDENCIES, &[id, "blocks"], "blocks")?;
-        task.checkpoint = read_checkpoint(conn, id)?;
+        let Lists { steps, blockers, dependencies, checkpoints } = &mut lists;
+        task.progress.completed_steps = steps.texts(&[id, "completed"])?;
+        task.progress.remaining_steps = optional(steps, &[id, "remaining"], &empty, "progress.remainingSteps")?;
+        task.progress.blockers = optional(blockers, &[id], &empty, "progress.blockers")?;
+        task.blocked_by = optional(dependencies, &[id, "blocked_by"], &empty, "blockedBy")?;
+        task.blocks = optional(dependencies, &[id, "blocks"], &empty, "blocks")?;
+        task.checkpoint = checkpoints.read(id)?;
         each(task)
     })
 }
 
-fn read_checkpoint(conn: &Connection, id: &str) -> Result<Option<TaskCheckpoint>> {
-    let mut found = None;
-    CHECKPOINTS.read(conn, "WHERE task_id = ?1", [id], |mut row| {
-        row.get::<String>()?;
-        let mut checkpoint = TaskCheckpoint {
-            step_index: row.get()?,
-            work_data: row.optional_json()?,
-            agent_context: row.get()?,
-            ..TaskCheckpoint::default()
-        };
-        let empty: Option<String> = row.get()?;
-        checkpoint.extra = row.extra()?;
-        checkpoint.modified_files = read_optional(conn, &FILES, &[id], &empty, "modifiedFiles")?;
-        checkpoint.pending_actions = read_optional(conn, &ACTIONS, &[id], &empty, "pendingActions")?;
-        found = Some(checkpoint);
-        Ok(())
-    })?;
-    Ok(found)
+/// What reads the lists of one task after the other.
+struct Lists<'c> {
+    steps: ListReader<'c>,
+    blockers: ListReader<'c>,
+    dependencies: ListReader<'c>,
+    checkpoints: CheckpointReader<'c>,
+}
+
+impl<'c> Lists<'c> {
+    fn new(conn: &'c Connection) -> Result<Self> {
+        Ok(Self {
+            steps: STEPS.reader(conn)?,
+            blockers: BLOCKERS.reader(conn)?,
+            dependencies: DEPENDENCIES.reader(conn)?,
+            checkpoints: CheckpointReader {
+                checkpoint: CHECKPOINTS.reader(conn, "WHERE task_id = ?1")?,
+                files: FILES.reader(conn)?,
+                actions: ACTIONS.reader(conn)?,
+            },
+        })
+    }
+}
+
+struct CheckpointReader<'c> {
+    checkpoint: TableReader<'c>,
+    files: ListReader<'c>,
+    actions: ListReader<'c>,
+}
+
+impl CheckpointReader<'_> {
+    fn read(&mut self, id: &str) -> Result<Option<TaskCheckpoint>> {
+        let Self { checkpoint, files, actions } = self;
+        let mut found = None;
+        checkpoint.read([id], |mut row| {
+            row.get::<String>()?;
+            let mut checkpoint = TaskCheckpoint {
+                step_index: row.get()?,
+                work_data: row.optional_json()?,
+                agent_context: row.get()?,
+                ..TaskCheckpoint::default()
+            };
+            let empty: Option<String> = row.get()?;
+            checkpoint.extra = row.extra()?;
+            checkpoint.modified_files = optional(files, &[id], &empty, "modifiedFiles")?;
+            checkpoint.pending_actions = optional(actions, &[id], &empty, "pendingActions")?;
+            found = Some(checkpoint);
+            Ok(())
+        })?;
+        Ok(found)
+    }
 }
 
 /// The names of the lists that are there but empty; rows alone could not tell them from absent ones.
@@ -200,14 +230,14 @@ fn empty_lists(lists: &[(&str, &Option<Vec<String>>)]) -> Option<String> {
     (!empty.is_empty()).then(|| empty.join(","))
 }
 
-fn read_optional(
-    conn: &Connection,
-    list: &List,
+/// Reads a list that may be absent; `empty_lists` names those that are there without an item.
+fn optional(
+    list: &mut ListReader<'_>,
     owner: &[&str],
     empty_lists: &Option<String>,
     name: &str,
 ) -> Result<Option<Vec<String>>> {
-    let items = list.read_texts(conn, owner)?;
+    let items = list.texts(owner)?;
     let is_empty = empty_lists.as_ref().is_some_and(|names| names.split(',').any(|empty| empty == name));
     Ok((!items.is_empty() || is_empty).then_some(items))
 }
