@@ -1,5 +1,6 @@
 //! What reading costs in a large state, and beside threads that write.
 
+use std::hint::black_box;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,7 +8,7 @@ use std::thread;
 use agentmux_state::StateStore;
 
 use crate::data::{self, Tasks, fill, shuffled};
-use crate::measure::{Group, Result, Target, Turn, Unit, in_turns, timed};
+use crate::measure::{Group, Result, Target, Times, Turn, Unit, in_turns, timed};
 use crate::updates::State;
 
 pub(crate) fn of_a_large_state(large: &State<'_>) -> Result<Group> {
@@ -40,10 +41,16 @@ pub(crate) fn beside_writers(dir: &Path) -> Result<Group> {
     const WRITERS: usize = 16;
     let store = StateStore::open(dir.join("readers"))?;
     fill(&store, 0, TASKS, Tasks::Mixed)?;
-    let read =
-        || -> [Turn<'_>; 1] { [Box::new(|round| Ok(timed(|| store.task(&data::task_id(shuffled(round, TASKS))))?))] };
-    in_turns(0..2000, read())?;
-    let [idle] = in_turns(0..20_000, read())?;
+    // About as long as a read, with nothing in it but arithmetic: what it loses beside the writers, the scheduler takes.
+    let arithmetic = || (0..25_000_u64).fold(0, |sum, n| black_box(sum ^ n));
+    let turns = || -> [Turn<'_>; 2] {
+        [
+            Box::new(|round| Ok(timed(|| store.task(&data::task_id(shuffled(round, TASKS))))?)),
+            Box::new(|_| timed(|| Ok(arithmetic()))),
+        ]
+    };
+    in_turns(0..2000, turns())?;
+    let [idle, arithmetic_idle] = in_turns(0..20_000, turns())?;
     let stop = AtomicBool::new(false);
     let busy = thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -56,15 +63,20 @@ pub(crate) fn beside_writers(dir: &Path) -> Result<Group> {
                 }
             });
         }
-        let busy = in_turns(0..20_000, read());
+        let busy = in_turns(0..20_000, turns());
         stop.store(true, Ordering::Relaxed);
         busy
     });
-    let [busy] = busy?;
+    let [busy, arithmetic_busy] = busy?;
     let mut group = Group::new(format!("Reading while {WRITERS} threads write"), Unit::Microseconds);
     group.times("task(id), idle", &idle);
     group.times("task(id), beside them", &busy);
-    let (idle, busy) = (group.in_unit(idle.p99()), group.in_unit(busy.p99()));
-    group.value("task(id), p99 beside p99", busy).over("p99, idle", idle).target(Target::AtMost(2.0));
+    group.times("arithmetic alone, idle", &arithmetic_idle);
+    group.times("arithmetic alone, beside them", &arithmetic_busy);
+    let p99 = |group: &Group, times: &Times| group.in_unit(times.p99());
+    let (floor, own) = (p99(&group, &arithmetic_idle), p99(&group, &arithmetic_busy));
+    group.value("arithmetic alone, p99 beside p99", own).over("p99, idle", floor);
+    let (floor, own) = (p99(&group, &idle), p99(&group, &busy));
+    group.value("task(id), p99 beside p99", own).over("p99, idle", floor).target(Target::AtMost(2.0));
     Ok(group)
 }
