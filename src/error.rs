@@ -19,7 +19,7 @@ pub enum Error {
     },
 
     /// The file is no SQLite database, or another program's.
-    #[error("{} is not a state database ({found}); nothing was changed. Move it away or name another state directory", path.display())]
+    #[error("{} is not a state database ({found}); nothing was changed. Move it away or name another state directory; if it is a state database that was damaged, `agentmux-state recover` rebuilds it", path.display())]
     NotAStateDatabase {
         /// The file.
         path: PathBuf,
@@ -94,12 +94,19 @@ pub enum Error {
     },
 
     /// SQLite found the database damaged.
-    #[error("{} is damaged: {detail}; nothing was changed. Go back to a backup (`agentmux-state backup list`, `backup restore ID`): the damaged files are kept", path.display())]
+    #[error("{} is damaged: {detail}; nothing was changed. `agentmux-state recover` rebuilds it from what can be read and the newest good backup; the damaged files are kept", path.display())]
     Corrupt {
         /// The database.
         path: PathBuf,
         /// What SQLite or this library found.
         detail: String,
+    },
+
+    /// A database that is to be rebuilt is as it should be.
+    #[error("{} is not damaged; nothing was changed", path.display())]
+    NotDamaged {
+        /// The database.
+        path: PathBuf,
     },
 
     /// A stored value cannot be read, because it was edited by hand or damaged.

@@ -40,6 +40,7 @@ mod json;
 mod lock;
 mod model;
 mod progress;
+mod recover;
 mod resume;
 mod search;
 mod service;
@@ -61,6 +62,7 @@ pub use json::to_json;
 pub use lock::DirectoryLock;
 pub use model::*;
 pub use progress::{Progress, ProgressCallback, Stage};
+pub use recover::{RecoveredCounts, RecoveryFinding, RecoveryReport, recover};
 pub use resume::resume_instructions;
 pub use search::SearchHit;
 pub use service::{

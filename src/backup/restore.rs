@@ -16,12 +16,13 @@ use tempfile::NamedTempFile;
 use super::create::create_in;
 use super::verify::{checksum_problem, verify_backups};
 use super::{Backup, Folder, checksum};
-use crate::db::{Database, create_copy, prepare_copy, publish, set_aside, verify_database};
+use crate::db::{Database, SET_ASIDE_PREFIX, create_copy, prepare_copy, publish, set_aside, verify_database};
 use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
 use crate::error::{Error, ForeignFile, Result};
 use crate::lock::DirectoryLock;
 use crate::model::OrchestratorMetadata;
+use crate::progress::ProgressCallback;
 use crate::store::{Run, StateStore, StoreOptions, checkpoint, head, run, set_aside};
 
 /// What the backup of a state is called that was gone back from.
@@ -156,7 +157,7 @@ impl StateStore {
     ) -> Result<Backup> {
         self.transaction(|conn| {
             let live = head::read(conn)?;
-            import_document(conn, backup, now)?;
+            import_document(conn, &backup.path, now)?;
             let run = self.own_run(conn)?;
             if let (Some(live), Some(_)) = (live, &run) {
                 keep_run(conn, &live.metadata)?;
@@ -180,15 +181,7 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
         copy.execute_batch("DELETE FROM backup; DELETE FROM export")?;
         checkpoint::record_restore(copy, now, None)
     };
-    let copy = if backup.is_document() {
-        let copy = folder.temporary_file()?;
-        create_copy(copy.path(), |copy| import_document(copy, &backup, now).and_then(|()| finish(copy)))?;
-        copy
-    } else {
-        let copy = verified_copy(&folder, &backup)?;
-        prepare_copy(copy.path(), progress, finish)?;
-        copy
-    };
+    let copy = usable_copy(&folder, &backup, now, progress, finish)?;
     let path = state_dir.join(DATABASE_FILE);
     let mut report = RestoreReport { restored: backup.id, safety_backup: None, set_aside_as: None };
     if matches!(present, Present::Unreadable) {
@@ -203,7 +196,7 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
         }
     }
     if !matches!(present, Present::Gone) {
-        let folder = state_dir.join(format!("damaged-{}", now.timestamp_millis()));
+        let folder = state_dir.join(format!("{SET_ASIDE_PREFIX}{}", now.timestamp_millis()));
         report.set_aside_as = Some(set_aside(&path, folder)?);
     }
     publish(copy, &path)?;
@@ -239,6 +232,40 @@ impl Present {
     }
 }
 
+/// The newest backup that can be trusted, with a copy of it in a database of this release; `None` where there is none.
+pub(crate) fn newest_usable(
+    state_dir: &Path,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+) -> Result<Option<(Backup, NamedTempFile)>> {
+    let folder = Folder::change(state_dir)?;
+    for backup in folder.entries()? {
+        match usable_copy(&folder, &backup, now, progress, |_| Ok(())) {
+            Ok(copy) => return Ok(Some((backup, copy))),
+            Err(error) => tracing::warn!(%error, backup = backup.id, "this backup cannot be used"),
+        }
+    }
+    Ok(None)
+}
+
+/// A copy of a backup that can be trusted, in a database of this release, into which `finish` has written.
+fn usable_copy(
+    folder: &Folder,
+    backup: &Backup,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+    finish: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<NamedTempFile> {
+    if backup.is_document() {
+        let copy = folder.temporary_file()?;
+        create_copy(copy.path(), |copy| import_document(copy, &backup.path, now).and_then(|()| finish(copy)))?;
+        return Ok(copy);
+    }
+    let copy = verified_copy(folder, backup)?;
+    prepare_copy(copy.path(), progress, finish)?;
+    Ok(copy)
+}
+
 /// A copy of a backup that is what its checksum says, and a state database of a schema that this release knows.
 fn verified_copy(folder: &Folder, backup: &Backup) -> Result<NamedTempFile> {
     let copy = folder.temporary_file()?;
@@ -259,9 +286,9 @@ fn verified_copy(folder: &Folder, backup: &Backup) -> Result<NamedTempFile> {
 }
 
 /// Replaces the state in a database by that of a state document.
-fn import_document(conn: &Connection, backup: &Backup, now: DateTime<Utc>) -> Result<()> {
-    let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
-    let source_name = backup.path.display().to_string();
+pub(crate) fn import_document(conn: &Connection, path: &Path, now: DateTime<Utc>) -> Result<()> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let source_name = path.display().to_string();
     let options =
         ImportOptions { mode: ImportMode::Replace, allow_shrink: true, source_name, ..ImportOptions::default() };
     import(conn, now, BufReader::with_capacity(64 * 1024, file), &options).map(drop)

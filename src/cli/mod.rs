@@ -9,6 +9,7 @@ mod graph;
 mod migrate;
 mod print;
 mod progress;
+mod recover;
 mod report;
 mod resume;
 mod search;
@@ -142,6 +143,12 @@ enum Command {
     /// Make, list, verify, restore and thin out backups
     #[command(subcommand)]
     Backup(BackupCommand),
+
+    /// Rebuild a damaged database from what can be read and the newest good backup or export
+    ///
+    /// The damaged files are moved to damaged-<ms>/ and never deleted. Says what came from where, and what is lost. Close
+    /// everything that has the database open, also sqlite3 and Litestream.
+    Recover,
 
     /// Check that everything is as it should be. Exits 1 where something is wrong
     ///
@@ -370,6 +377,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Status => status::run(&context),
         Command::Resume { now } => resume::run(&context, now),
         Command::Checkpoint { reason } => checkpoint::run(&context, &reason),
+        Command::Recover => recover::run(&context),
         Command::Check => check::run(&context),
         Command::Search { text, limit } => search::run(&context, &text, limit),
         Command::Backup(command) => backup::run(&context, command),

@@ -74,14 +74,37 @@ pub(crate) fn prepare_copy(
 
 /// Makes a database of this release in an empty file that belongs to us alone, lets `fill` write into it, and checks it.
 pub(crate) fn create_copy(copy: &Path, fill: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+    create_copy_of_version(copy, migrations::release().latest_version(), |_| Ok(()))?;
+    prepare_copy(copy, &ProgressCallback::default(), fill)
+}
+
+/// Makes a database with the schema of a version in an empty file that belongs to us alone, and lets `fill` write into it, where
+/// references are looked at last and no trigger fires.
+pub(crate) fn create_copy_of_version(
+    copy: &Path,
+    version: u32,
+    fill: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
     let create = || {
         let mut conn = connection::open_writer(copy)?;
-        migrations::release().create(&mut conn, copy)?;
+        migrations::release().create(&mut conn, copy, version)?;
+        conn.pragma_update(None, "foreign_keys", false)?;
+        let transaction = conn.transaction()?;
+        connection::without_triggers(&transaction, || fill(&transaction))?;
+        transaction.commit()?;
         conn.close().map_err(|(_, error)| error)?;
         Ok(())
     };
-    create().map_err(|error: Error| error.at(copy))?;
-    prepare_copy(copy, &ProgressCallback::default(), fill)
+    create().map_err(|error: Error| error.at(copy))
+}
+
+/// The schema version of a damaged database, where it can still be told and is known; otherwise the latest.
+pub(crate) fn version_of_damaged(conn: &Connection) -> u32 {
+    let latest = migrations::release().latest_version();
+    let told = conn.pragma_query_value(None, "user_version", |row| row.get(0));
+    let recorded = || conn.query_row("SELECT max(version) FROM refinery_schema_history", [], |row| row.get(0));
+    let told = told.ok().filter(|version| *version > 0).or_else(|| recorded().ok());
+    told.filter(|version| (1..=latest).contains(version)).unwrap_or(latest)
 }
 
 /// Writes a copy into a live database: in one transaction, under readers who see the old state or the new.
@@ -154,7 +177,7 @@ fn leave_log(conn: &Connection, path: &Path) -> Result<()> {
 }
 
 /// Fails where SQLite finds anything wrong with a database.
-fn check(conn: &Connection, path: &Path) -> Result<()> {
+pub(super) fn check(conn: &Connection, path: &Path) -> Result<()> {
     let verdict: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
         return Err(corrupt(path, verdict));

@@ -50,6 +50,18 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
     Ok(conn)
 }
 
+/// Opens a damaged database to read what can be read; nothing is written, and a schema that cannot be read as a whole is read as
+/// far as it can.
+pub(crate) fn open_damaged(path: &Path) -> Result<Connection> {
+    let conn = Connection::open_with_flags(path, READ_ONLY)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    for (pragma, value) in [("writable_schema", 1), ("query_only", 1), ("trusted_schema", 0), ("cell_size_check", 1)] {
+        conn.pragma_update(None, pragma, value)?;
+    }
+    Ok(conn)
+}
+
 /// Settings of a connection that writes. Not inside a transaction.
 pub(super) fn configure_writer(conn: &Connection, durability: Durability) -> Result<()> {
     enter_wal(conn)?;

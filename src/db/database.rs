@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::backup;
 use super::connection::{self, Durability};
 use super::group::GroupConnection;
+use super::lost_log::missing_frames;
 use super::migrations::{self, MigrationStatus};
 use crate::directory::{self, sync_directory};
 use crate::error::{Error, ForeignFile, Result};
@@ -334,8 +335,28 @@ fn open_existing(path: &Path) -> Result<Connection> {
     open().map_err(|error: Error| error.at(path))
 }
 
+/// Fails where a database is not there, not ours, or damaged: where SQLite finds anything wrong with it, or a row cannot be read.
+pub(crate) fn require_whole(path: &Path) -> Result<()> {
+    let conn = open_existing(path)?;
+    let whole = || {
+        migrations::release().status(&conn, path)?;
+        backup::check(&conn, path)
+    };
+    whole().map_err(|error| error.at(path))
+}
+
+/// The folder of the damaged database that was set aside last.
+pub(crate) fn newest_set_aside(path: &Path) -> Option<PathBuf> {
+    let folders = fs::read_dir(path.parent()?).ok()?.flatten().filter_map(|entry| {
+        let millis: u64 = entry.file_name().to_str()?.strip_prefix(SET_ASIDE_PREFIX)?.parse().ok()?;
+        let file = path.file_name()?;
+        fs::symlink_metadata(entry.path().join(file)).is_ok_and(|it| it.is_file()).then(|| (millis, entry.path()))
+    });
+    folders.max().map(|(_, folder)| folder)
+}
+
 /// The name of a file that SQLite keeps beside a database.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -367,6 +388,12 @@ fn open_writer<B: FnOnce() -> Result<()>>(
 ) -> Result<Connection> {
     if !exists(path)? {
         create(path)?;
+    }
+    if durability == Durability::Full
+        && let Some((missing, frames)) = missing_frames(path)
+    {
+        let detail = format!("{missing} of the {frames} pages in its log state.db-wal are missing or damaged");
+        return Err(Error::Corrupt { path: path.to_path_buf(), detail });
     }
     let mut conn = connection::open_writer(path)?;
     migrations::release().migrate(&mut conn, path, progress, before_upgrade)?;
@@ -411,6 +438,14 @@ fn create(path: &Path) -> Result<()> {
         // Another process was first; its database is as good.
         return Ok(());
     }
+    if let Some(folder) = newest_set_aside(path) {
+        // What set the damaged one aside was killed before another took its place. An empty one must not.
+        let detail = format!(
+            "it was set aside as {}, and nothing has taken its place yet (to start anew, move that folder away)",
+            folder.display()
+        );
+        return Err(Error::Corrupt { path: path.to_path_buf(), detail });
+    }
     directory::remove_temporary_files(directory, &[NEW_PREFIX])?;
     let file = directory::temporary_file(directory, NEW_PREFIX)?;
     backup::create_copy(file.path(), |_| Ok(()))?;
@@ -426,7 +461,10 @@ pub(crate) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), sync_directory)
 }
 
-const NEW_PREFIX: &str = ".state-";
+pub(crate) const NEW_PREFIX: &str = ".state-";
+
+/// Folders of damaged databases begin so; the time in milliseconds follows.
+pub(crate) const SET_ASIDE_PREFIX: &str = "damaged-";
 
 /// How long who does not want to wait for others waits for their commit.
 const SHORT_BUSY_TIMEOUT: Duration = Duration::from_millis(50);

@@ -9,15 +9,21 @@ mod codec;
 mod connection;
 mod database;
 mod group;
+mod lost_log;
 mod migrations;
 mod schema;
 mod table;
 
-pub(crate) use backup::{backup_label, copy_database, create_copy, prepare_copy, verify_database};
+pub(crate) use backup::{
+    backup_label, copy_database, create_copy, create_copy_of_version, prepare_copy, verify_database, version_of_damaged,
+};
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
-pub(crate) use connection::without_triggers;
-pub(crate) use database::{Closed, Database, publish, set_aside};
+pub(crate) use connection::{open_damaged, without_triggers};
+pub(crate) use database::{
+    Closed, Database, NEW_PREFIX, SET_ASIDE_PREFIX, newest_set_aside, publish, require_whole, set_aside,
+};
+pub(crate) use lost_log::missing_frames;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
 pub(crate) use schema::schema_differences;

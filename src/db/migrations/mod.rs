@@ -67,13 +67,13 @@ impl MigrationSet {
         self.migrations.last().map_or(0, version_of)
     }
 
-    /// Gives a new, empty file the latest schema.
-    pub(super) fn create(&self, conn: &mut Connection, path: &Path) -> Result<()> {
+    /// Gives a new, empty file the schema of a version.
+    pub(super) fn create(&self, conn: &mut Connection, path: &Path, version: u32) -> Result<()> {
         // Freed pages can be given back to the file system bit by bit; this must be set before the first table.
         conn.pragma_update(None, "auto_vacuum", "incremental")?;
         locked(conn, path, |transaction| {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            self.run(transaction, path, 0, self.latest_version(), &ProgressCallback::default())
+            self.run(transaction, path, 0, version, &ProgressCallback::default())
         })
     }
 

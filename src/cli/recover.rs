@@ -1,0 +1,37 @@
+//! `recover`
+
+use agentmux_state::{RecoveryFinding, RecoveryReport, recover};
+
+use super::{Context, Ending, Outcome, print};
+
+pub(super) fn run(context: &Context) -> Outcome {
+    let report = recover(&context.state_dir, &context.options())?;
+    context.confirm(&report, || for_people(&report));
+    Ok(Ending::Complete)
+}
+
+fn for_people(report: &RecoveryReport) -> String {
+    let restored = &report.restored;
+    let mut text = format!(
+        "Rebuilt the database from {}: {}, {}, {}, {} and {}.\nThe damaged files are in {}.\n",
+        print::clean(&report.source),
+        print::count(restored.conversations, "conversation"),
+        print::count(restored.messages, "message"),
+        print::count(restored.tasks, "task"),
+        print::count(restored.agents, "agent"),
+        print::count(restored.projects, "project"),
+        report.set_aside_as.display(),
+    );
+    for (title, findings) in [("Taken from a good copy", &report.from_backup), ("Lost, or perhaps lost", &report.lost)]
+    {
+        if !findings.is_empty() {
+            text.push_str(&format!("\n{title}:\n"));
+            let line = |it: &RecoveryFinding| format!("  {}: {}\n", print::clean(&it.kind), print::clean(&it.message));
+            text.extend(findings.iter().map(line));
+        }
+    }
+    if report.lost.is_empty() {
+        text.push_str("Nothing is lost.\n");
+    }
+    text
+}
