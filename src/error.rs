@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::store::Pruned;
+
 /// A result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -220,6 +222,20 @@ pub enum Error {
         before: u64,
         /// Entities that it would have.
         after: u64,
+    },
+
+    /// Pruning failed after it had dropped something.
+    #[error(
+        "dropped {}, {} and {}, and then stopped: {source}. Do it again for the rest",
+        count(removed.tasks as usize, "task"),
+        count(removed.conversations as usize, "conversation"),
+        count(removed.messages as usize, "message")
+    )]
+    PruneIncomplete {
+        /// What was dropped.
+        removed: Pruned,
+        /// Why it stopped.
+        source: Box<Error>,
     },
 
     /// A backup cannot be trusted; it was not used.

@@ -46,6 +46,7 @@ mod search;
 mod service;
 mod store;
 mod timer;
+mod upkeep;
 
 pub use backup::{
     Backup, BackupId, BackupVerdict, RestoreReport, Retention, RetentionReport, list_backups, verify_backups,
@@ -70,9 +71,10 @@ pub use service::{
     reset_state_persistence_service, state_persistence_service,
 };
 pub use store::{
-    Batch, Checkpoint, Counts, EntityKind, ListFilter, MigrationDryRun, Run, RunOutcome, SetAsideRecord, StateStore,
-    StoreOptions, StoreSummary,
+    Batch, Checkpoint, Counts, EntityKind, Limits, ListFilter, MigrationDryRun, PruneOptions, PruneReport, Pruned, Run,
+    RunOutcome, SetAsideRecord, StateRetention, StateStore, StoreOptions, StoreSummary,
 };
+pub use upkeep::PRUNE_INTERVAL;
 
 /// The README's example compiles.
 #[cfg(doctest)]

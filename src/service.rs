@@ -22,8 +22,11 @@ use crate::model::{
     PersistedMessage, ProjectState, ResumeInstructions, SelfImprovementState, TaskState,
 };
 use crate::resume::resume_instructions;
-use crate::store::{self, Checkpoint, Run, RunOutcome, StateStore, StoreOptions, checkpoint, head, run};
+use crate::store::{
+    self, Checkpoint, Limits, Run, RunOutcome, StateRetention, StateStore, StoreOptions, checkpoint, head, run,
+};
 use crate::timer::Timer;
+use crate::upkeep::{Pruning, scheduled_checkpoint};
 
 /// How often the state is checkpointed, unless an option says otherwise.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -53,6 +56,11 @@ pub struct ServiceOptions {
     pub backup_interval: Option<Duration>,
     /// How many backups stay when the service has made one by itself: the newest. 10 by default.
     pub keep_backups: usize,
+    /// What the service drops by itself, every hour, at checkpoints: completed tasks and idle conversations of some age.
+    /// Nothing by default.
+    pub retention: StateRetention,
+    /// How much is kept of what would grow by itself: checkpoints, runs, records set aside.
+    pub limits: Limits,
     /// What is still there after the power fails. All, by default.
     pub durability: Durability,
     /// Where the time comes from.
@@ -69,6 +77,8 @@ impl Default for ServiceOptions {
             export: true,
             backup_interval: Some(BACKUP_INTERVAL),
             keep_backups: KEPT_BACKUPS,
+            retention: StateRetention::default(),
+            limits: Limits::default(),
             durability: Durability::default(),
             clock: Clock::default(),
         }
@@ -447,7 +457,8 @@ impl StatePersistenceService {
         store.database().begin_closing(Closed::ShutDown);
         let ended = store.database().write_while_closing(|conn| {
             let now = self.inner.options.clock.now();
-            checkpoint::record(conn, &CheckpointReason::BeforeRestart, now, store.own_run(conn)?.as_ref())?;
+            let (run, keep) = (store.own_run(conn)?, self.inner.options.limits.checkpoints);
+            checkpoint::record(conn, &CheckpointReason::BeforeRestart, now, run.as_ref(), keep)?;
             run::end(conn, RunOutcome::Shutdown, now)
         });
         if let Err(error) = ended {
@@ -484,7 +495,8 @@ impl Inner {
     fn start_timer(&self, store: &StateStore) -> Option<Timer> {
         let interval = self.options.checkpoint_interval?;
         let (store, options) = (store.clone(), self.options.clone());
-        Some(Timer::start(interval, move || scheduled_checkpoint(&store, &options)))
+        let pruning = Mutex::new(Pruning::default());
+        Some(Timer::start(interval, move || scheduled_checkpoint(&store, &options, &mut lock(&pruning))))
     }
 
     /// The timer, to be stopped by dropping it: not under the lock of the phase.
@@ -531,6 +543,7 @@ impl ServiceOptions {
         StoreOptions {
             durability: self.durability,
             message_limit: self.message_limit,
+            limits: self.limits.clone(),
             clock: self.clock.clone(),
             ..StoreOptions::default()
         }
@@ -558,7 +571,7 @@ impl Start {
             if options.start_empty {
                 store::clear(conn)?;
             }
-            let run = run::start(conn, now)?;
+            let run = run::start(conn, now, options.limits.runs)?;
             Ok(Self { previous, previous_run: run::before(conn, run.run_id)?, import_report })
         })
     }
@@ -582,28 +595,6 @@ fn take_over(conn: &Connection, store: &StateStore, options: &ServiceOptions) ->
         "took over the state of the TypeScript service"
     );
     Ok(Some(report))
-}
-
-/// How long messages are taken into the index of searches at each checkpoint: a shutdown waits no longer.
-const INDEXING_TIME: Duration = Duration::from_millis(200);
-
-/// Records a checkpoint where something has changed, exports where the last export is behind, and makes a backup where one
-/// is due.
-fn scheduled_checkpoint(store: &StateStore, options: &ServiceOptions) -> Result<()> {
-    if store.read(checkpoint::has_changes)? {
-        store.record_checkpoint(&CheckpointReason::Scheduled)?;
-    }
-    if options.export && store.read(checkpoint::export_is_behind)? {
-        store.refresh_export()?;
-    }
-    store.update_message_index_within(INDEXING_TIME)?;
-    if let Some(interval) = options.backup_interval
-        && store.backup_is_due(interval)?
-    {
-        store.create_backup("daily")?;
-        store.prune_backups(&Retention { last: options.keep_backups, ..Retention::default() }, false)?;
-    }
-    Ok(())
 }
 
 /// The service of this process on the state below the home directory.

@@ -9,6 +9,7 @@ mod graph;
 mod migrate;
 mod print;
 mod progress;
+mod prune;
 mod recover;
 mod report;
 mod resume;
@@ -22,7 +23,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentmux_state::{
-    CheckpointReason, Error, ListFilter, ProgressCallback, StateStore, StoreOptions, Timestamp, default_state_dir,
+    CheckpointReason, Error, ListFilter, ProgressCallback, PruneOptions, StateStore, StoreOptions, Timestamp,
+    default_state_dir,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::builder::PossibleValuesParser;
@@ -37,7 +39,7 @@ use serde::Serialize;
     about = "Looks after the durable state of an AgentMux orchestrator",
     long_about = "Looks after the durable state of an AgentMux orchestrator: conversations, tasks, agents, projects.\n\n\
         The state lies in one SQLite database, state.db, which `sqlite3` opens too. Commands that only read work beside a \
-        running orchestrator; import, migrate and backup restore are refused while one runs.",
+        running orchestrator; import, migrate, prune and backup restore are refused while one runs.",
     after_help = "Exit status: 0 done, 1 failed and nothing changed, 2 wrong usage, 3 done with records set aside.\n\n\
         Examples:\n  agentmux-state import current-state.json    take over the TypeScript service's state\n  \
         agentmux-state status                       what is there\n  \
@@ -149,6 +151,22 @@ enum Command {
     /// The damaged files are moved to damaged-<ms>/ and never deleted. Says what came from where, and what is lost. Close
     /// everything that has the database open, also sqlite3 and Litestream.
     Recover,
+    /// Drop completed tasks and idle conversations of some age, and give the space back. Unfinished work never goes
+    ///
+    /// A task goes by its completedAt, or the latest of its other times; one without a readable time stays, and so does one that
+    /// an unfinished task depends on. Where less than half of the state would stay, a backup comes first. Without an age, only
+    /// free space is given back.
+    Prune {
+        /// Drop tasks that were completed before: an age as 90min, 12h, 30days, 6months, or a moment as 2026-11-22T10:00:00Z
+        #[arg(long, value_name = "AGE", value_parser = moment)]
+        completed_before: Option<DateTime<Utc>>,
+        /// Drop conversations in which nothing has happened since: an age or a moment
+        #[arg(long, value_name = "AGE", value_parser = moment)]
+        idle_before: Option<DateTime<Utc>>,
+        /// Only say what would be dropped; works beside a running orchestrator
+        #[arg(long)]
+        dry_run: bool,
+    },
 
     /// Check that everything is as it should be. Exits 1 where something is wrong
     ///
@@ -378,6 +396,9 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Resume { now } => resume::run(&context, now),
         Command::Checkpoint { reason } => checkpoint::run(&context, &reason),
         Command::Recover => recover::run(&context),
+        Command::Prune { completed_before, idle_before, dry_run } => {
+            prune::run(&context, &PruneOptions { completed_before, idle_before, dry_run })
+        }
         Command::Check => check::run(&context),
         Command::Search { text, limit } => search::run(&context, &text, limit),
         Command::Backup(command) => backup::run(&context, command),

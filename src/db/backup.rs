@@ -127,10 +127,7 @@ pub(super) fn match_page_size(copy: &Path, live: &Connection) -> Result<()> {
     let wanted = page_size(live)?;
     if page_size(&connection::open_reader(copy)?)? != wanted {
         let conn = connection::open_writer(copy)?;
-        conn.pragma_update(None, "page_size", wanted)?;
-        // VACUUM attaches the file that it writes.
-        conn.set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_ATTACHED, 1)?;
-        conn.execute_batch("VACUUM")?;
+        connection::vacuum(&conn, |conn| Ok(conn.pragma_update(None, "page_size", wanted)?))?;
         conn.close().map_err(|(_, error)| error)?;
     }
     Ok(())

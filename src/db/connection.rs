@@ -112,6 +112,19 @@ pub(crate) fn without_triggers<T>(conn: &Connection, work: impl FnOnce() -> Resu
     work()
 }
 
+/// Writes a database anew, with a setting that takes effect by that.
+pub(super) fn vacuum(conn: &Connection, set: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+    set(conn)?;
+    // VACUUM attaches what it writes, and that is too much for memory.
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+    let temp_store: i64 = conn.pragma_query_value(None, "temp_store", |row| row.get(0))?;
+    self::set(conn, "temp_store", 1)?;
+    let written = conn.execute_batch("VACUUM");
+    self::set(conn, "temp_store", temp_store)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    Ok(written?)
+}
+
 /// Sets a pragma and reads it back: SQLite accepts a misspelt one without a word.
 fn set(conn: &Connection, pragma: &str, value: i64) -> Result<()> {
     conn.pragma_update(None, pragma, value)?;

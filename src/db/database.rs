@@ -256,6 +256,22 @@ impl Database {
         replace().map_err(|error: Error| error.at(&self.path))
     }
 
+    /// Writes the database anew, so that free pages can be given back bit by bit from now on. Nobody else can write meanwhile.
+    pub(crate) fn enable_incremental_vacuum(&self) -> Result<()> {
+        let mut writer = self.lock_writer();
+        let conn = writer.open(&self.path, false)?.alone();
+        connection::vacuum(conn, |conn| Ok(conn.pragma_update(None, "auto_vacuum", "incremental")?))
+            .map_err(|error| error.at(&self.path))
+    }
+
+    /// Writes the log back to the database file as far as no reader needs it, without waiting for anybody.
+    pub(crate) fn write_back_log(&self) -> Result<()> {
+        let mut writer = self.lock_writer();
+        let conn = writer.open(&self.path, false)?.alone();
+        let written = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        written.map_err(|error| Error::from(error).at(&self.path))
+    }
+
     /// Whether this database may be written, also while it is being closed.
     pub(crate) fn require_writable(&self) -> Result<()> {
         self.lock_writer().open(&self.path, true).map(drop)

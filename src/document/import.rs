@@ -13,7 +13,8 @@ use crate::error::{DocumentProblem, Error, Result};
 use crate::model::Timestamp;
 use crate::progress::Stage;
 use crate::store::{
-    self, SetAsideRecord, StateStore, agent, checkpoint, conversation, head, project, self_improvement, set_aside, task,
+    self, SetAsideRecord, StateStore, agent, checkpoint, conversation, head, limits, project, self_improvement,
+    set_aside, task,
 };
 
 /// What to do with the state that is there.
@@ -100,7 +101,8 @@ impl StateStore {
     ///
     /// What can be read is imported; what cannot is kept, word for word, in the table `set_aside` and named in the
     /// report. With [`ImportOptions::strict`], anything that is not as the format says makes the import fail. A state that
-    /// is replaced lies in a backup first.
+    /// is replaced lies in a backup first. What is set aside already, word for word and from the same place, is not kept twice;
+    /// see also [`Limits::set_aside_bytes`](crate::Limits::set_aside_bytes).
     ///
     /// ```
     /// use agentmux_state::{ImportOptions, StateStore};
@@ -120,18 +122,25 @@ impl StateStore {
     /// `strict`, [`Error::NotEmpty`], [`Error::WouldShrink`]: nothing was changed.
     pub fn import_json(&self, reader: impl BufRead, options: ImportOptions) -> Result<ImportReport> {
         let now = self.now();
-        let backups = match options.mode {
-            ImportMode::Replace => Some(backup::Folder::change(self.state_dir())?),
-            ImportMode::IntoEmpty | ImportMode::Merge => None,
-        };
+        let folder = backup::Folder::change(self.state_dir())?;
         self.transaction(|conn| {
             let is_empty = store::counts(conn)?.entities() == 0;
+            let set_aside_before = set_aside::newest(conn)?;
             let reader = Counted { inner: reader, done: 0, reported: 0, store: self, total: options.total_bytes };
             let mut report = import(conn, now, reader, &options)?;
-            if let Some(folder) = backups.filter(|_| !is_empty) {
+            let limit = self.options().limits.set_aside_bytes;
+            let excess = limits::excess_set_aside(conn, set_aside_before, limit)?;
+            if options.mode == ImportMode::Replace && !is_empty || excess.is_some() {
                 // Nothing is committed yet: another connection still sees the state as it was.
                 let progress = &self.options().progress;
                 report.backup = Some(backup::create_in(&folder, self.state_dir(), "before-import", now, progress)?.id);
+            }
+            if let Some(newest) = excess {
+                let records = limits::drop_set_aside(conn, newest)?;
+                let backup = report.backup.as_deref().unwrap_or_default();
+                tracing::warn!(
+                    "dropped the oldest {records} records set aside, as all of them are larger than {limit} bytes; backup {backup} holds them"
+                );
             }
             Ok(report)
         })
@@ -212,6 +221,7 @@ pub(crate) fn import(
         let path = conn.path().map(Into::into).unwrap_or_default();
         return Err(Error::NotEmpty { path });
     }
+    let set_aside_before = set_aside::newest(conn)?;
     let mut sink = Writer { conn, now: now.into(), source_name: &options.source_name, counter: Counter::default() };
     let read = || reader::read(reader, &options.source_name, &head::new(now).id, &mut sink);
     let document = if options.mode == ImportMode::Merge && before.entities() > 0 {
@@ -225,6 +235,7 @@ pub(crate) fn import(
         document
     };
     let counts = sink.counter.0;
+    limits::forget_repeated_set_aside(conn, set_aside_before)?;
     write_head(conn, &document, options.mode)?;
 
     if options.mode == ImportMode::Replace && !options.allow_shrink {

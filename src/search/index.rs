@@ -80,15 +80,23 @@ pub(crate) fn clear(conn: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Empties the index where most of its entries are of messages that are gone, and there are more than `most`; whether it did.
+pub(crate) fn clear_if_stale(conn: &Connection, most: u64) -> Result<bool> {
+    let entries: u64 = conn.query_row("SELECT entries FROM message_index_progress", [], |row| row.get(0))?;
+    if entries <= most {
+        return Ok(false);
+    }
+    let messages: u64 = conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0))?;
+    let is_stale = entries / 2 > messages;
+    if is_stale {
+        clear(conn)?;
+    }
+    Ok(is_stale)
+}
+
 /// Takes the next messages in; how many.
 fn index_batch(conn: &Transaction<'_>) -> Result<u64> {
-    let entries: u64 = conn.query_row("SELECT entries FROM message_index_progress", [], |row| row.get(0))?;
-    if entries > MOST_STALE {
-        let messages: u64 = conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0))?;
-        if entries / 2 > messages {
-            clear(conn)?;
-        }
-    }
+    clear_if_stale(conn, MOST_STALE)?;
     let mut batch = Batch { conn, messages: 0, bytes: 0 };
     // Those that are gone are done, too.
     let queued =

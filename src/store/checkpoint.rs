@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::{Run, head};
+use super::{Run, head, limits};
 use crate::error::{Error, Result};
 use crate::model::{ChangeOperation, ChangeType, CheckpointReason, Timestamp};
 
@@ -18,12 +18,14 @@ pub struct Checkpoint {
     pub reason: CheckpointReason,
 }
 
-/// Records a checkpoint; what has changed so far is then in the past. `run` is the run that makes it, where one does.
+/// Records a checkpoint; what has changed so far is then in the past. `run` is the run that makes it, where one does;
+/// `keep` is how many stay.
 pub(crate) fn record(
     conn: &Connection,
     reason: &CheckpointReason,
     now: DateTime<Utc>,
     run: Option<&Run>,
+    keep: u32,
 ) -> Result<Checkpoint> {
     if head::read(conn)?.is_none() {
         return Err(Error::NoState { path: conn.path().map(Into::into).unwrap_or_default() });
@@ -32,6 +34,7 @@ pub(crate) fn record(
     let uptime = run.map(|run| uptime_seconds(run, now));
     head::note_checkpoint(conn, &checkpoint.checkpointed_at, reason, uptime)?;
     conn.execute("DELETE FROM changes_since_checkpoint", [])?;
+    limits::trim_checkpoints(conn, keep)?;
     Ok(checkpoint)
 }
 

@@ -8,8 +8,10 @@ mod batch;
 pub(crate) mod checkpoint;
 pub(crate) mod conversation;
 pub(crate) mod head;
+pub(crate) mod limits;
 mod list;
 pub(crate) mod project;
+mod prune;
 pub(crate) mod run;
 pub(crate) mod self_improvement;
 pub(crate) mod set_aside;
@@ -27,7 +29,9 @@ use rusqlite::{Connection, Transaction};
 
 pub use batch::Batch;
 pub use checkpoint::Checkpoint;
+pub use limits::Limits;
 pub use list::{EntityKind, ListFilter};
+pub use prune::{PruneOptions, PruneReport, Pruned, StateRetention};
 pub use run::{Run, RunOutcome};
 pub use set_aside::SetAsideRecord;
 pub(crate) use summary::counts;
@@ -55,6 +59,8 @@ pub struct StoreOptions {
     pub message_limit: usize,
     /// How many threads may read at once; further ones wait. 8 by default.
     pub max_readers: u32,
+    /// How much is kept of what would grow by itself.
+    pub limits: Limits,
     /// Where the time comes from.
     pub clock: Clock,
     /// Who is told how far backups, restores, imports and exports are; nobody by default.
@@ -67,6 +73,7 @@ impl Default for StoreOptions {
             durability: Durability::default(),
             message_limit: MAX_PERSISTED_MESSAGES,
             max_readers: 8,
+            limits: Limits::default(),
             clock: Clock::default(),
             progress: ProgressCallback::default(),
         }
@@ -424,7 +431,8 @@ impl StateStore {
     /// # Errors
     /// [`Error::NoState`] where nothing was ever written.
     pub fn record_checkpoint(&self, reason: &CheckpointReason) -> Result<Checkpoint> {
-        self.transaction(|conn| checkpoint::record(conn, reason, self.now(), self.own_run(conn)?.as_ref()))
+        let keep = self.options().limits.checkpoints;
+        self.transaction(|conn| checkpoint::record(conn, reason, self.now(), self.own_run(conn)?.as_ref(), keep))
     }
 
     /// The newest run of the orchestrator.
@@ -506,9 +514,14 @@ impl StateStore {
         self.inner.runs.store(true, Ordering::Release);
     }
 
+    /// Whether a service has started a run on this store.
+    pub(crate) fn is_running(&self) -> bool {
+        self.inner.runs.load(Ordering::Acquire)
+    }
+
     /// The run of this store's service.
     pub(crate) fn own_run(&self, conn: &Connection) -> Result<Option<Run>> {
-        if self.inner.runs.load(Ordering::Acquire) { run::open(conn) } else { Ok(None) }
+        if self.is_running() { run::open(conn) } else { Ok(None) }
     }
 
     fn write<T: Send>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T> + Send) -> Result<T> {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use super::head;
+use super::{head, limits};
 use crate::error::Result;
 use crate::model::{OrchestratorMetadata, Timestamp};
 
@@ -60,8 +60,8 @@ impl RunOutcome {
 
 /// Starts a run: runs that are still open have crashed, and the metadata of the state become this run's.
 ///
-/// The caller holds the state directory, so no open run can be alive.
-pub(crate) fn start(conn: &Connection, now: DateTime<Utc>) -> Result<Run> {
+/// The caller holds the state directory, so no open run can be alive. `keep` is how many runs stay.
+pub(crate) fn start(conn: &Connection, now: DateTime<Utc>, keep: u32) -> Result<Run> {
     close_open_as_crashed(conn)?;
     let previous = head::read(conn)?;
     let restart_count = previous.as_ref().map_or(0, |state| state.metadata.restart_count.saturating_add(1));
@@ -77,7 +77,9 @@ pub(crate) fn start(conn: &Connection, now: DateTime<Utc>) -> Result<Run> {
     head::write(conn, &state)?;
     let OrchestratorMetadata { hostname, pid, started_at, .. } = state.metadata;
     let run = Run { run_id: 0, hostname, pid, started_at, restart_count, ended_at: None, outcome: None };
-    Ok(Run { run_id: insert(conn, &run)?, ..run })
+    let run = Run { run_id: insert(conn, &run)?, ..run };
+    limits::trim_runs(conn, keep)?;
+    Ok(run)
 }
 
 /// Adds a run that is open, after all others, and returns its number.

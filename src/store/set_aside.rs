@@ -28,6 +28,11 @@ pub(crate) fn insert(conn: &Connection, record: &SetAsideRecord) -> Result<()> {
     Ok(())
 }
 
+/// Number of the newest record; 0 where there is none.
+pub(crate) fn newest(conn: &Connection) -> Result<i64> {
+    Ok(conn.query_row("SELECT coalesce(max(set_aside_id), 0) FROM set_aside", [], |row| row.get(0))?)
+}
+
 /// Reads all records, oldest first.
 pub(crate) fn read(conn: &Connection) -> Result<Vec<SetAsideRecord>> {
     let mut select =

@@ -1,0 +1,69 @@
+//! What a service does at each periodic checkpoint.
+
+use std::time::{Duration, Instant};
+
+use crate::backup::Retention;
+use crate::error::Result;
+use crate::model::CheckpointReason;
+use crate::service::ServiceOptions;
+use crate::store::{StateStore, checkpoint};
+
+/// How often the service drops what its retention says.
+pub const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// How long messages are taken into the index of searches at each checkpoint: a shutdown waits no longer.
+const INDEXING_TIME: Duration = Duration::from_millis(200);
+
+/// The same for pruning.
+const PRUNING_TIME: Duration = Duration::from_millis(200);
+
+/// How far pruning is.
+#[derive(Default)]
+pub(crate) struct Pruning {
+    /// When it was done last; `None` where it is due.
+    done: Option<Instant>,
+    /// Whether the round at hand has had its backup.
+    is_backed_up: bool,
+}
+
+/// Records a checkpoint where something has changed, exports where the last export is behind, makes a backup where one is due,
+/// and drops what is old.
+pub(crate) fn scheduled_checkpoint(store: &StateStore, options: &ServiceOptions, pruning: &mut Pruning) -> Result<()> {
+    if store.read(checkpoint::has_changes)? {
+        store.record_checkpoint(&CheckpointReason::Scheduled)?;
+    }
+    if options.export && store.read(checkpoint::export_is_behind)? {
+        store.refresh_export()?;
+    }
+    store.update_message_index_within(INDEXING_TIME)?;
+    if let Some(interval) = options.backup_interval
+        && store.backup_is_due(interval)?
+    {
+        store.create_backup("daily")?;
+        thin_out_backups(store, options)?;
+    }
+    prune(store, options, pruning)
+}
+
+/// Drops what the retention says, where that is due. What there is no time for comes at the next checkpoint.
+fn prune(store: &StateStore, options: &ServiceOptions, pruning: &mut Pruning) -> Result<()> {
+    let Some(what) = options.retention.at(options.clock.now()) else { return Ok(()) };
+    if pruning.done.is_some_and(|done| done.elapsed() < PRUNE_INTERVAL) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + PRUNING_TIME;
+    let (report, is_done) = store.prune_until(&what, Some(deadline), !pruning.is_backed_up)?;
+    if report.backup.is_some() {
+        pruning.is_backed_up = true;
+        thin_out_backups(store, options)?;
+    }
+    if is_done {
+        *pruning = Pruning { done: Some(Instant::now()), is_backed_up: false };
+    }
+    Ok(())
+}
+
+/// Removes the oldest backups, after the service has made one.
+fn thin_out_backups(store: &StateStore, options: &ServiceOptions) -> Result<()> {
+    store.prune_backups(&Retention { last: options.keep_backups, ..Retention::default() }, false).map(drop)
+}
