@@ -26,7 +26,7 @@ use crate::store::{
     self, Checkpoint, Limits, Run, RunOutcome, StateRetention, StateStore, StoreOptions, checkpoint, head, run,
 };
 use crate::timer::Timer;
-use crate::upkeep::{Pruning, scheduled_checkpoint};
+use crate::upkeep::{Pruning, scheduled_checkpoint, thin_out_backups};
 
 /// How often the state is checkpointed, unless an option says otherwise.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -563,6 +563,7 @@ impl Start {
         let import_report = store.transaction(|conn| take_over(conn, store, options))?;
         if options.start_empty && store.read(store::counts)?.entities() > 0 {
             store.create_backup("before-start-empty")?;
+            thin_out_backups(store, options)?;
         }
         store.transaction(|conn| {
             let now = options.clock.now();

@@ -64,6 +64,6 @@ fn prune(store: &StateStore, options: &ServiceOptions, pruning: &mut Pruning) ->
 }
 
 /// Removes the oldest backups, after the service has made one.
-fn thin_out_backups(store: &StateStore, options: &ServiceOptions) -> Result<()> {
+pub(crate) fn thin_out_backups(store: &StateStore, options: &ServiceOptions) -> Result<()> {
     store.prune_backups(&Retention { last: options.keep_backups, ..Retention::default() }, false).map(drop)
 }

@@ -457,6 +457,21 @@ fn records_set_aside_have_a_limit_and_are_never_lost_without_a_backup() -> TestR
 }
 
 #[test]
+fn backups_before_each_empty_start_do_not_pile_up() -> TestResult {
+    let base = Base::new()?;
+    for number in 0..6 {
+        let options = ServiceOptions { start_empty: true, keep_backups: 3, ..base.options() };
+        let service = StatePersistenceService::with_options(options);
+        service.initialize()?;
+        service.update_task(&task(&format!("T-{number}"), TaskStatus::Pending))?;
+        service.prepare_for_shutdown()?;
+    }
+    let backups = agentmux_state::list_backups(base.state_dir())?;
+    assert_eq!(backups.len(), 3);
+    Ok(())
+}
+
+#[test]
 fn a_file_grows_no_further_where_messages_come_and_go() -> TestResult {
     let base = Base::new()?;
     let store = base.store()?;
