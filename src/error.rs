@@ -183,6 +183,20 @@ pub enum Error {
         detail: String,
     },
 
+    /// A record of the document, or what stands beside its lists, is larger than may be held in memory.
+    #[error(
+        "{source_name}, line {line}: a record is larger than {limit} bytes; nothing was changed. Allow larger ones, where there is \
+         memory for four times as much (`--max-record-mb`)"
+    )]
+    DocumentTooLarge {
+        /// The file, or `standard input`.
+        source_name: String,
+        /// The line on which it begins.
+        line: u64,
+        /// How many bytes it may have ([`ImportOptions::max_record_bytes`](crate::ImportOptions::max_record_bytes)).
+        limit: u64,
+    },
+
     /// The document was written by a newer major release.
     #[error(
         "{source_name} has version {found}, and this release reads versions up to {supported}; nothing was changed. Use the newer release"

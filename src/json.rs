@@ -51,19 +51,19 @@ pub(crate) fn is_within(value: &Value, depth: usize) -> bool {
     }
 }
 
-/// Parses a text, and also returns the keys that stand twice in one object; the last one counts, as in JavaScript.
+/// Parses a text, and also returns the first key that stands twice in one object; the last one counts, as in JavaScript.
 ///
 /// Not `from_str::<Value>`: that gives a key of serde_json's own a meaning that it has nowhere else.
-pub(crate) fn parse(text: &str) -> serde_json::Result<(Value, Vec<String>)> {
-    let repeated_keys = RefCell::new(Vec::new());
+pub(crate) fn parse(text: &str) -> serde_json::Result<(Value, Option<String>)> {
+    let repeated_key = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Seed(&repeated_keys).deserialize(&mut deserializer)?;
+    let value = Seed(&repeated_key).deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok((value, repeated_keys.into_inner()))
+    Ok((value, repeated_key.into_inner()))
 }
 
 /// Builds a value as serde_json does, and notes repeated keys.
-struct Seed<'k>(&'k RefCell<Vec<String>>);
+struct Seed<'k>(&'k RefCell<Option<String>>);
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
@@ -120,7 +120,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut object = Map::new();
         while let Some(key) = members.next_key::<String>()? {
             if object.contains_key(&key) {
-                self.0.borrow_mut().push(key.clone());
+                self.0.borrow_mut().get_or_insert_with(|| key.clone());
             }
             object.insert(key, members.next_value_seed(Seed(self.0))?);
         }

@@ -23,8 +23,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentmux_state::{
-    CheckpointReason, Error, ListFilter, ProgressCallback, PruneOptions, StateStore, StoreOptions, Timestamp,
-    default_state_dir,
+    CheckpointReason, Error, ImportOptions, ListFilter, ProgressCallback, PruneOptions, StateStore, StoreOptions,
+    Timestamp, default_state_dir,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::builder::PossibleValuesParser;
@@ -102,6 +102,9 @@ enum Command {
         /// Allow the new state to be empty, or less than half as large
         #[arg(long, requires = "replace")]
         allow_shrink: bool,
+        /// The largest record that is read, in MiB; an import takes about four times as much memory
+        #[arg(long, value_name = "N", default_value_t = 256)]
+        max_record_mb: u32,
     },
 
     /// Write the state as a document in the layout of current-state.json
@@ -388,8 +391,10 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Migrate { status: true, .. } => migrate::status(&context),
         Command::Migrate { dry_run: true, .. } => migrate::dry_run(&context),
         Command::Migrate { .. } => migrate::run(&context),
-        Command::Import { file, replace, merge, strict, allow_shrink } => {
-            transfer::import(&context, &file, transfer::mode(replace, merge), strict, allow_shrink)
+        Command::Import { file, replace, merge, strict, allow_shrink, max_record_mb } => {
+            let (mode, max_record_bytes) = (transfer::mode(replace, merge), u64::from(max_record_mb) << 20);
+            let options = ImportOptions { mode, strict, allow_shrink, max_record_bytes, ..ImportOptions::default() };
+            transfer::import(&context, &file, options)
         }
         Command::Export { file } => transfer::export(&context, file.as_deref()),
         Command::Status => status::run(&context),

@@ -16,16 +16,16 @@ pub(super) fn mode(replace: bool, merge: bool) -> ImportMode {
     }
 }
 
-pub(super) fn import(context: &Context, path: &Path, mode: ImportMode, strict: bool, allow_shrink: bool) -> Outcome {
+pub(super) fn import(context: &Context, path: &Path, options: ImportOptions) -> Outcome {
     let is_stdin = path.as_os_str() == "-";
     let source_name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let file = if is_stdin { spool(io::stdin().lock()) } else { open_seekable(path) };
     let mut file = file.map_err(|source| Error::Io { action: "read", path: source_name.clone().into(), source })?;
     let total_bytes = file.metadata().ok().map(|metadata| metadata.len());
-    let options = ImportOptions { mode, strict, allow_shrink, source_name, total_bytes };
+    let options = ImportOptions { source_name, total_bytes, ..options };
 
     // A document that cannot be imported must not leave an empty database behind.
-    if strict || !context.state_dir.join(DATABASE_FILE).exists() {
+    if options.strict || !context.state_dir.join(DATABASE_FILE).exists() {
         StateStore::validate_json(reader(&file), &options)?;
         file.rewind()?;
     }

@@ -30,7 +30,7 @@ pub enum ImportMode {
 }
 
 /// How a document is imported.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ImportOptions {
     /// What to do with the state that is there.
     pub mode: ImportMode,
@@ -42,7 +42,26 @@ pub struct ImportOptions {
     pub source_name: String,
     /// Size of the document where it is known; only whoever is told the progress sees it.
     pub total_bytes: Option<u64>,
+    /// How large one record may be, in bytes; so may all that stands beside the lists. It bounds the memory that an import takes,
+    /// to some four times as much. 256 MiB by default.
+    pub max_record_bytes: u64,
 }
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self {
+            mode: ImportMode::default(),
+            strict: false,
+            allow_shrink: false,
+            source_name: String::new(),
+            total_bytes: None,
+            max_record_bytes: MAX_RECORD_BYTES,
+        }
+    }
+}
+
+/// How large a record of a document may be, unless an option says otherwise.
+const MAX_RECORD_BYTES: u64 = 256 * 1024 * 1024;
 
 /// What an import did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,7 +137,7 @@ impl StateStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Document`] where it is no document, [`Error::DocumentTooNew`], [`Error::DocumentProblems`] with
+    /// [`Error::Document`] where it is no document, [`Error::DocumentTooLarge`], [`Error::DocumentTooNew`], [`Error::DocumentProblems`] with
     /// `strict`, [`Error::NotEmpty`], [`Error::WouldShrink`]: nothing was changed.
     pub fn import_json(&self, reader: impl BufRead, options: ImportOptions) -> Result<ImportReport> {
         let now = self.now();
@@ -160,7 +179,7 @@ impl StateStore {
     /// As `import_json`, as far as they come from the document.
     pub fn validate_json(reader: impl BufRead, options: &ImportOptions) -> Result<ImportReport> {
         let mut sink = Counter::default();
-        let document = reader::read(reader, &options.source_name, "", &mut sink)?;
+        let document = reader::read(reader, &options.source_name, options.max_record_bytes, "", &mut sink)?;
         report(document, sink.0, options)
     }
 }
@@ -206,7 +225,7 @@ impl<R> Counted<'_, R> {
 
 /// When the last checkpoint in a document was made.
 pub(super) fn checkpointed_at(reader: impl BufRead, source_name: &str) -> Result<Timestamp> {
-    Ok(reader::read(reader, source_name, "", &mut Counter::default())?.head.checkpointed_at)
+    Ok(reader::read(reader, source_name, MAX_RECORD_BYTES, "", &mut Counter::default())?.head.checkpointed_at)
 }
 
 /// Imports a document inside a transaction of the caller's.
@@ -223,7 +242,8 @@ pub(crate) fn import(
     }
     let set_aside_before = set_aside::newest(conn)?;
     let mut sink = Writer { conn, now: now.into(), source_name: &options.source_name, counter: Counter::default() };
-    let read = || reader::read(reader, &options.source_name, &head::new(now).id, &mut sink);
+    let (name, limit, new_id) = (&options.source_name, options.max_record_bytes, head::new(now).id);
+    let read = || reader::read(reader, name, limit, &new_id, &mut sink);
     let document = if options.mode == ImportMode::Merge && before.entities() > 0 {
         read()?
     } else {

@@ -26,7 +26,10 @@ pub(super) struct Notice {
     pub(super) set_aside: bool,
 }
 
-/// What was noticed so far, and where reading stands.
+/// How much is said of one record; beyond this, it is set aside whole.
+pub(super) const MOST_NOTICES: usize = 1000;
+
+/// What was noticed so far, one more than the most, and where reading stands.
 #[derive(Debug, Default)]
 pub(super) struct Context {
     steps: Vec<Step>,
@@ -47,6 +50,9 @@ impl Context {
     }
 
     fn notice(&mut self, step: Step, message: String, set_aside: bool) {
+        if self.notices.len() > MOST_NOTICES {
+            return;
+        }
         let mut steps = self.steps.clone();
         steps.push(step);
         self.notices.push(Notice { steps, message, set_aside });

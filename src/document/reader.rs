@@ -6,11 +6,11 @@ use std::io::BufRead;
 use serde_json::{Map, Value};
 
 use super::decode;
-use super::object::{Context, Notice, Object, Readable, is_shallow, too_deep};
-use super::path::{Path, Step, steps_to, text_at};
+use super::object::{Context, MOST_NOTICES, Notice, Object, Readable, is_shallow, too_deep};
+use super::path::{Finder, Path, Step, shortened};
 use super::scanner::{RawValue, Scanner};
 use super::upgrade::{LAYOUT, Layout, Part, Upgrade};
-use super::value::{ParseError, parse};
+use super::value::{ParseError, parse, without_position};
 use super::version;
 use crate::error::{Error, Result};
 use crate::model::{
@@ -54,14 +54,20 @@ pub(super) struct Finding {
 
 const LISTS: [&str; 4] = ["conversations", "tasks", "agents", "projects"];
 const HEAD: [&str; 6] = ["id", "version", "checkpointedAt", "checkpointReason", "mode", "metadata"];
-/// How much is said of one record. Each finding costs as much as the record is long; beyond this it is set aside whole.
-const MOST_FINDINGS: usize = 1000;
+/// How many findings of each of the two kinds are told one by one.
+const MOST_FINDINGS: usize = 100_000;
 
 const SELF_IMPROVEMENT: &str = "selfImprovement";
 
-/// Reads a document to its end. `new_id` is the id of a document that has none.
-pub(super) fn read(input: impl BufRead, source_name: &str, new_id: &str, sink: &mut dyn Sink) -> Result<Document> {
-    read_as(&LAYOUT, input, source_name, new_id, sink)
+/// Reads a document to its end. `new_id` is the id of a document that has none, `limit` how many bytes one record may have.
+pub(super) fn read(
+    input: impl BufRead,
+    source_name: &str,
+    limit: u64,
+    new_id: &str,
+    sink: &mut dyn Sink,
+) -> Result<Document> {
+    read_as(&LAYOUT, input, source_name, limit, new_id, sink)
 }
 
 /// As [`read`], in some layout.
@@ -69,16 +75,20 @@ pub(super) fn read_as(
     layout: &'static Layout,
     input: impl BufRead,
     source_name: &str,
+    limit: u64,
     new_id: &str,
     sink: &mut dyn Sink,
 ) -> Result<Document> {
     let mut reader = Reader {
         layout,
         steps: &[],
-        scanner: Scanner::new(input, source_name),
+        scanner: Scanner::new(input, source_name, limit),
         source_name,
         sink,
         findings: Vec::new(),
+        found: [0; 2],
+        held: 0,
+        limit,
         head: HashMap::new(),
         extra: Extra::new(),
         seen: HashSet::new(),
@@ -86,6 +96,7 @@ pub(super) fn read_as(
     };
     reader.document()?;
     let mut head = reader.finish(new_id)?;
+    reader.sum_up();
     let source_version = head.version.clone();
     if let Some(step) = reader.steps.last() {
         head.version = step.to.to_owned();
@@ -101,6 +112,11 @@ struct Reader<'s, R> {
     steps: &'static [Upgrade],
     sink: &'s mut dyn Sink,
     findings: Vec<Finding>,
+    /// How many warnings there were, and how much was set aside.
+    found: [u64; 2],
+    /// Bytes of the members that are held until the end, and how many that may be.
+    held: u64,
+    limit: u64,
     /// Members of the head, as they stand in the document.
     head: HashMap<String, RawValue>,
     /// Members that this release does not know.
@@ -154,8 +170,8 @@ impl<R: BufRead> Reader<'_, R> {
         if !self.seen.insert(key.clone()) {
             let value = self.scanner.value()?;
             self.parse(&value)?;
-            let reason = format!("a second {key:?}; the first one was read");
-            return self.set_aside(&Path::member(&key), &value, reason);
+            let reason = format!("a second {:?}; the first one was read", shortened(&key));
+            return self.set_aside(&Path::member(&key), &value.text, value.line, reason);
         }
         match key.as_str() {
             "conversations" => {
@@ -176,6 +192,7 @@ impl<R: BufRead> Reader<'_, R> {
             }
             known if HEAD.contains(&known) => {
                 let raw = self.scanner.value()?;
+                self.hold(&raw)?;
                 if known == "version" {
                     self.version(&raw)?;
                 }
@@ -184,6 +201,7 @@ impl<R: BufRead> Reader<'_, R> {
             }
             _ => {
                 let raw = self.scanner.value()?;
+                self.hold(&raw)?;
                 let shallow = |value| if is_shallow(&value) { Ok(value) } else { Err(too_deep()) };
                 if let Some(value) = self.record(None, &Path::member(&key), &raw, |value, _| shallow(value))? {
                     self.extra.insert(key, value);
@@ -209,7 +227,7 @@ impl<R: BufRead> Reader<'_, R> {
                 self.find(path.to_string(), raw.line, "missing or null, read as empty".into(), false);
                 return Ok(());
             }
-            return self.set_aside(&path, &raw, "expected a list".into());
+            return self.set_aside(&path, &raw.text, raw.line, "expected a list".into());
         }
         self.scanner.take(b'[')?;
         if self.scanner.take_if(b']')? {
@@ -222,8 +240,9 @@ impl<R: BufRead> Reader<'_, R> {
                 if self.ids.insert((name, id(&record).to_owned())) {
                     self.sink.record(wrap(record))?;
                 } else {
-                    let reason = format!("a second one named {:?} in {name}; the first one was read", id(&record));
-                    self.set_aside(&path, &raw, reason)?;
+                    let reason =
+                        format!("a second one named {:?} in {name}; the first one was read", shortened(id(&record)));
+                    self.set_aside(&path, &raw.text, raw.line, reason)?;
                 }
             }
             if self.scanner.take_if(b']')? {
@@ -232,6 +251,13 @@ impl<R: BufRead> Reader<'_, R> {
             self.scanner.take(b',')?;
         }
         Ok(())
+    }
+
+    /// Takes note of what is held until the end: together it is no larger than a record may be.
+    fn hold(&mut self, raw: &RawValue) -> Result<()> {
+        // A name and its place, beside the value.
+        self.held += raw.text.len() as u64 + 100;
+        if self.held > self.limit { Err(self.scanner.too_large(raw.line)) } else { Ok(()) }
     }
 
     /// Takes note of the document's version.
@@ -246,7 +272,8 @@ impl<R: BufRead> Reader<'_, R> {
         match first_list {
             Some(name) if !self.steps.is_empty() => {
                 let detail = format!(
-                    "the document has version {version}, older than {}, and says so after {name:?}; move \"version\" before it",
+                    "the document has version {}, older than {}, and says so after {name:?}; move \"version\" before it",
+                    shortened(&version),
                     self.layout.version
                 );
                 Err(self.scanner.error_at(raw.line, detail))
@@ -270,18 +297,19 @@ impl<R: BufRead> Reader<'_, R> {
         raw: &RawValue,
         decode: impl FnOnce(Value, &mut Context) -> Readable<T>,
     ) -> Result<Option<T>> {
-        let mut value = match parse(&raw.text) {
+        let mut value = match parse(raw) {
             Ok(parsed) => {
-                if let Some(key) = parsed.repeated_keys.first() {
-                    let reason = format!("the key {key:?} stands twice in one object; the last one was read");
-                    self.set_aside(path, raw, reason)?;
+                if let Some(key) = &parsed.repeated_key {
+                    let reason =
+                        format!("the key {:?} stands twice in one object; the last one was read", shortened(key));
+                    self.set_aside(path, &raw.text, raw.line, reason)?;
                 }
                 self.find_lone_surrogates(path, raw, &parsed.text, &parsed.lone_surrogates);
                 parsed.value
             }
             Err(ParseError::Malformed(error)) => return Err(self.malformed(raw, &error)),
             Err(ParseError::Unholdable(error)) => {
-                self.set_aside(path, raw, without_position(&error))?;
+                self.set_aside(path, &raw.text, raw.line, error)?;
                 return Ok(None);
             }
         };
@@ -290,19 +318,21 @@ impl<R: BufRead> Reader<'_, R> {
         }
         let mut context = Context::default();
         match decode(value, &mut context) {
-            Ok(_) if context.notices.len() > MOST_FINDINGS => {
-                let reason = format!("more than {MOST_FINDINGS} parts of it are not as the format says");
-                self.set_aside(path, raw, reason)?;
+            Ok(_) if context.notices.len() > MOST_NOTICES => {
+                let reason = format!("more than {MOST_NOTICES} parts of it are not as the format says");
+                self.set_aside(path, &raw.text, raw.line, reason)?;
                 Ok(None)
             }
             Ok(record) => {
+                let mut finder = Finder::new(&raw.text);
+                let mut lines = Lines::of(raw);
                 for notice in context.notices {
-                    self.notice(path, raw, notice)?;
+                    self.notice(path, &mut finder, &mut lines, notice)?;
                 }
                 Ok(Some(record))
             }
             Err(unreadable) => {
-                self.set_aside(path, raw, unreadable.reason)?;
+                self.set_aside(path, &raw.text, raw.line, unreadable.reason)?;
                 Ok(None)
             }
         }
@@ -310,7 +340,7 @@ impl<R: BufRead> Reader<'_, R> {
 
     /// Makes sure that a value is well-formed.
     fn parse(&mut self, raw: &RawValue) -> Result<Option<Value>> {
-        match parse(&raw.text) {
+        match parse(raw) {
             Ok(parsed) => Ok(Some(parsed.value)),
             Err(ParseError::Unholdable(_)) => Ok(None),
             Err(ParseError::Malformed(error)) => Err(self.malformed(raw, &error)),
@@ -354,7 +384,7 @@ impl<R: BufRead> Reader<'_, R> {
             extra: std::mem::take(&mut self.extra),
             ..OrchestratorState::default()
         };
-        let nothing = RawValue { text: String::new(), line: 1 };
+        let nothing = RawValue { text: String::new(), line: 1, parts: 0 };
         for notice in context.notices {
             let (base, steps) = notice.steps.split_at(1);
             let member = match &base[0] {
@@ -362,7 +392,8 @@ impl<R: BufRead> Reader<'_, R> {
                 Step::Index(_) => None,
             };
             let notice = Notice { steps: steps.to_vec(), ..notice };
-            self.notice(&Path(base.to_vec()), member.unwrap_or(&nothing), notice)?;
+            let member = member.unwrap_or(&nothing);
+            self.notice(&Path(base.to_vec()), &mut Finder::new(&member.text), &mut Lines::of(member), notice)?;
         }
         if version::major(&head.version).is_none() {
             let line = raw.get("version").map_or(1, |raw| raw.line);
@@ -371,14 +402,14 @@ impl<R: BufRead> Reader<'_, R> {
         Ok(head)
     }
 
-    fn notice(&mut self, path: &Path, raw: &RawValue, notice: Notice) -> Result<()> {
+    fn notice(&mut self, path: &Path, finder: &mut Finder<'_>, lines: &mut Lines<'_>, notice: Notice) -> Result<()> {
         let path = path.join(&notice.steps);
         // What is missing has no text: its line is that of the closest value around it.
-        let text = (0..=notice.steps.len()).rev().find_map(|length| text_at(&raw.text, &notice.steps[..length]));
-        let text = text.unwrap_or(&raw.text);
-        let line = line_of(raw, text.as_ptr() as usize - raw.text.as_ptr() as usize);
+        let text = (0..=notice.steps.len()).rev().find_map(|length| finder.text_at(&notice.steps[..length]));
+        let text = text.unwrap_or(lines.text);
+        let line = lines.at(text.as_ptr() as usize - lines.text.as_ptr() as usize);
         if notice.set_aside {
-            self.set_aside(&path, &RawValue { text: text.to_owned(), line }, notice.message)
+            self.set_aside(&path, text, line, notice.message)
         } else {
             self.find(path.to_string(), line, notice.message, false);
             Ok(())
@@ -386,6 +417,8 @@ impl<R: BufRead> Reader<'_, R> {
     }
 
     fn find_lone_surrogates(&mut self, path: &Path, raw: &RawValue, text: &str, offsets: &[usize]) {
+        let mut finder = Finder::new(text);
+        let mut lines = Lines::of(raw);
         let mut strings = 0;
         let mut seen_to = 0;
         for &offset in offsets {
@@ -393,27 +426,42 @@ impl<R: BufRead> Reader<'_, R> {
                 continue;
             }
             strings += 1;
-            if strings > MOST_FINDINGS {
+            if strings > MOST_NOTICES {
                 self.find(path.to_string(), raw.line, "more halves of surrogate pairs, read as U+FFFD".into(), false);
                 break;
             }
             // One warning for each string. A key has no path of its own: its object's then.
-            let (steps, end) = steps_to(text, offset);
+            let (steps, end) = finder.steps_to(offset);
             seen_to = if steps.is_empty() { offset + 1 } else { end };
             let message = "half a surrogate pair, read as U+FFFD".to_owned();
-            self.find(path.join(&steps).to_string(), line_of(raw, offset), message, false);
+            self.find(path.join(&steps).to_string(), lines.at(offset), message, false);
         }
     }
 
-    fn set_aside(&mut self, path: &Path, raw: &RawValue, reason: String) -> Result<()> {
+    fn set_aside(&mut self, path: &Path, text: &str, line: u64, reason: String) -> Result<()> {
         let path = path.to_string();
-        self.sink.set_aside(&path, &reason, &raw.text)?;
-        self.find(path, raw.line, reason, true);
+        self.sink.set_aside(&path, &reason, text)?;
+        self.find(path, line, reason, true);
         Ok(())
     }
 
     fn find(&mut self, path: String, line: u64, message: String, set_aside: bool) {
-        self.findings.push(Finding { path, line, message, set_aside });
+        let found = &mut self.found[usize::from(set_aside)];
+        *found += 1;
+        if *found <= MOST_FINDINGS as u64 {
+            self.findings.push(Finding { path, line, message, set_aside });
+        }
+    }
+
+    /// Says how many findings were not told one by one.
+    fn sum_up(&mut self) {
+        let [warnings, set_aside] = self.found.map(|found| found.saturating_sub(MOST_FINDINGS as u64));
+        for (more, what, set_aside) in [(warnings, "warnings", false), (set_aside, "were set aside", true)] {
+            if more > 0 {
+                let (path, line) = (Path::default().to_string(), self.scanner.line());
+                self.findings.push(Finding { path, line, message: format!("{more} more {what}"), set_aside });
+            }
+        }
     }
 
     fn malformed(&self, raw: &RawValue, error: &serde_json::Error) -> Error {
@@ -430,12 +478,23 @@ fn new_metadata() -> OrchestratorMetadata {
     OrchestratorMetadata { version: STATE_VERSION.to_owned(), ..OrchestratorMetadata::default() }
 }
 
-fn line_of(raw: &RawValue, offset: usize) -> u64 {
-    raw.line + memchr::memchr_iter(b'\n', &raw.text.as_bytes()[..offset]).count() as u64
+/// Tells on which line something in a value stands, counting on from what was asked before.
+struct Lines<'t> {
+    text: &'t str,
+    first: u64,
+    /// The offset that was asked for last, and its line.
+    last: (usize, u64),
 }
 
-/// What serde_json says, without the position, which counts from the beginning of the record.
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
+impl<'t> Lines<'t> {
+    fn of(raw: &'t RawValue) -> Self {
+        Self { text: &raw.text, first: raw.line, last: (0, raw.line) }
+    }
+
+    fn at(&mut self, offset: usize) -> u64 {
+        let (from, line) = if self.last.0 <= offset { self.last } else { (0, self.first) };
+        let between = &self.text.as_bytes()[from..offset];
+        self.last = (offset, line + memchr::memchr_iter(b'\n', between).count() as u64);
+        self.last.1
+    }
 }

@@ -14,6 +14,8 @@ pub(super) struct Scanner<'s, R> {
     input: R,
     source_name: &'s str,
     line: u64,
+    /// The most bytes that a value may have.
+    limit: u64,
 }
 
 /// A value's text and the line on which it begins.
@@ -21,11 +23,13 @@ pub(super) struct Scanner<'s, R> {
 pub(super) struct RawValue {
     pub(super) text: String,
     pub(super) line: u64,
+    /// How many values and names stand in it, at the most.
+    pub(super) parts: u64,
 }
 
 impl<'s, R: BufRead> Scanner<'s, R> {
-    pub(super) fn new(input: R, source_name: &'s str) -> Self {
-        Self { input, source_name, line: 1 }
+    pub(super) fn new(input: R, source_name: &'s str, limit: u64) -> Self {
+        Self { input, source_name, line: 1, limit }
     }
 
     /// The next byte that is no white space, without taking it; `None` at the end.
@@ -87,8 +91,9 @@ impl<'s, R: BufRead> Scanner<'s, R> {
         let Some(first) = self.peek()? else { return Err(self.unexpected("a value")?) };
         let line = self.line;
         let mut text = Vec::new();
+        let mut parts = 1;
         match first {
-            b'{' | b'[' => self.container(&mut text)?,
+            b'{' | b'[' => parts = self.container(&mut text)?,
             b'"' => {
                 self.copy(&mut text, 1)?;
                 self.string(&mut text)?;
@@ -100,13 +105,18 @@ impl<'s, R: BufRead> Scanner<'s, R> {
         }
         self.line += memchr_iter(b'\n', &text).count() as u64;
         match String::from_utf8(text) {
-            Ok(text) => Ok(RawValue { text, line }),
+            Ok(text) => Ok(RawValue { text, line, parts }),
             Err(error) => {
                 let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = line + memchr_iter(b'\n', before).count() as u64;
                 Err(self.error_at(line, "the text is not UTF-8".into()))
             }
         }
+    }
+
+    /// The line of the present position.
+    pub(super) fn line(&self) -> u64 {
+        self.line
     }
 
     /// An error at the present position.
@@ -116,6 +126,11 @@ impl<'s, R: BufRead> Scanner<'s, R> {
 
     pub(super) fn error_at(&self, line: u64, detail: String) -> Error {
         Error::Document { source_name: self.source_name.to_owned(), line, detail }
+    }
+
+    /// The error for more than may be held at a time.
+    pub(super) fn too_large(&self, line: u64) -> Error {
+        Error::DocumentTooLarge { source_name: self.source_name.to_owned(), line, limit: self.limit }
     }
 
     /// The error for what stands here in place of `expected`.
@@ -129,8 +144,10 @@ impl<'s, R: BufRead> Scanner<'s, R> {
         })
     }
 
-    fn container(&mut self, text: &mut Vec<u8>) -> Result<()> {
+    /// A list or an object; how many values and names stand in it, at the most.
+    fn container(&mut self, text: &mut Vec<u8>) -> Result<u64> {
         let mut depth = 0_usize;
+        let mut parts = 0;
         loop {
             let buffer = self.filled(text)?;
             let mut taken = 0;
@@ -139,9 +156,10 @@ impl<'s, R: BufRead> Scanner<'s, R> {
                 taken += 1;
                 match byte {
                     b'"' => in_string = true,
-                    b'{' | b'[' => depth += 1,
+                    b'{' | b'[' => (depth, parts) = (depth + 1, parts + 2),
                     b'}' | b']' => depth -= 1,
-                    _ => continue,
+                    b',' | b':' => parts += 1,
+                    _ => {}
                 }
                 if in_string || depth == 0 {
                     break;
@@ -151,7 +169,7 @@ impl<'s, R: BufRead> Scanner<'s, R> {
             if in_string {
                 self.string(text)?;
             } else if depth == 0 {
-                return Ok(());
+                return Ok(parts);
             }
         }
     }
@@ -201,6 +219,9 @@ impl<'s, R: BufRead> Scanner<'s, R> {
     }
 
     fn copy(&mut self, text: &mut Vec<u8>, length: usize) -> Result<()> {
+        if (text.len() + length) as u64 > self.limit {
+            return Err(self.too_large(self.line));
+        }
         text.extend_from_slice(&fill(&mut self.input, self.source_name)?[..length]);
         self.input.consume(length);
         Ok(())

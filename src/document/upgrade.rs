@@ -132,7 +132,7 @@ mod tests {
                 {{"id": "T-2", "title": 7, "description": ""}}, 7], "metadata": {{}}}}"#,
         );
         let mut seen = Seen::default();
-        let document = reader::read_as(&TEST_LAYOUT, document.as_bytes(), "test", "", &mut seen)?;
+        let document = reader::read_as(&TEST_LAYOUT, document.as_bytes(), "test", u64::MAX, "", &mut seen)?;
         Ok((document.head.id, document.head.version, seen.0))
     }
 
@@ -158,9 +158,9 @@ mod tests {
     #[test]
     fn an_older_version_has_to_stand_before_what_it_changes() {
         let late = r#"{"tasks": [], "version": "1.0.0"}"#;
-        let result = reader::read_as(&TEST_LAYOUT, late.as_bytes(), "test", "", &mut Seen::default());
+        let result = reader::read_as(&TEST_LAYOUT, late.as_bytes(), "test", u64::MAX, "", &mut Seen::default());
         assert!(matches!(result.map(drop), Err(Error::Document { line: 1, .. })));
         let late = r#"{"tasks": [], "version": "2.0.0"}"#;
-        assert!(reader::read_as(&TEST_LAYOUT, late.as_bytes(), "test", "", &mut Seen::default()).is_ok());
+        assert!(reader::read_as(&TEST_LAYOUT, late.as_bytes(), "test", u64::MAX, "", &mut Seen::default()).is_ok());
     }
 }

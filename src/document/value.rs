@@ -6,6 +6,7 @@ use memchr::memmem;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::scanner::RawValue;
 use crate::json;
 
 /// A value as parsed.
@@ -15,25 +16,39 @@ pub(super) struct Parsed<'t> {
     pub(super) text: Cow<'t, str>,
     /// Offsets of halves of surrogate pairs.
     pub(super) lone_surrogates: Vec<usize>,
-    /// Keys that stood twice in one object; the last one counts, as in JavaScript.
-    pub(super) repeated_keys: Vec<String>,
+    /// A key that stood twice in one object; the last one counts, as in JavaScript.
+    pub(super) repeated_key: Option<String>,
 }
 
 /// Why a text cannot be parsed.
 pub(super) enum ParseError {
     /// It is no JSON.
     Malformed(serde_json::Error),
-    /// It is JSON, but holds a number out of range or is nested deeper than 127 levels.
-    Unholdable(serde_json::Error),
+    /// It is JSON, but holds a number out of range, is nested deeper than 127 levels, or has too many parts.
+    Unholdable(String),
 }
 
-pub(super) fn parse(text: &str) -> Result<Parsed<'_>, ParseError> {
-    let (text, lone_surrogates) = replace_lone_surrogates(text);
+/// How many values and names a record may hold: each takes many times the memory that its text takes.
+const MOST_PARTS: u64 = 4_000_000;
+
+pub(super) fn parse(raw: &RawValue) -> Result<Parsed<'_>, ParseError> {
+    let (text, lone_surrogates) = replace_lone_surrogates(&raw.text);
+    let is_json = || serde_json::from_str::<IgnoredAny>(&text);
+    if raw.parts > MOST_PARTS {
+        let reason = format!("it holds more than {MOST_PARTS} values and names");
+        return Err(is_json().map_or_else(ParseError::Malformed, |_| ParseError::Unholdable(reason)));
+    }
     match json::parse(&text) {
-        Ok((value, repeated_keys)) => Ok(Parsed { value, text, lone_surrogates, repeated_keys }),
-        Err(error) if serde_json::from_str::<IgnoredAny>(&text).is_ok() => Err(ParseError::Unholdable(error)),
+        Ok((value, repeated_key)) => Ok(Parsed { value, text, lone_surrogates, repeated_key }),
+        Err(error) if is_json().is_ok() => Err(ParseError::Unholdable(without_position(&error))),
         Err(error) => Err(ParseError::Malformed(error)),
     }
+}
+
+/// What serde_json says, without the position, which counts from the beginning of the record.
+pub(super) fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
 }
 
 /// The text with each escaped half of a surrogate pair, which no UTF-8 text can hold, replaced by `\ufffd`, which is as
