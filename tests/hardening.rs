@@ -371,6 +371,8 @@ fn a_newer_version_is_refused_however_it_is_written() -> TestResult {
         r#""99999999999999999999.0.0""#,
         "2",
         "2.5",
+        r#""2.0.0\ud83d""#,
+        r#""\u0032""#,
     ] {
         let result = import(&store, &format!(r#"{{"version": {version}, "tasks": []}}"#));
         assert!(matches!(result, Err(Error::DocumentTooNew { .. })), "{version}: {result:?}");

@@ -262,11 +262,13 @@ impl<R: BufRead> Reader<'_, R> {
 
     /// Takes note of the document's version.
     fn version(&mut self, raw: &RawValue) -> Result<()> {
-        if let Some(found) = version::newer(&raw.text, self.layout.version) {
-            let source_name = self.source_name.to_owned();
+        // As it is read later, halves of surrogate pairs included.
+        let value = self.parse(raw)?.unwrap_or_default();
+        if let Some(found) = version::newer(&value, self.layout.version) {
+            let (source_name, found) = (self.source_name.to_owned(), shortened(&found).into_owned());
             return Err(Error::DocumentTooNew { source_name, found, supported: self.layout.version });
         }
-        let version: String = serde_json::from_str(&raw.text).unwrap_or_default();
+        let version = value.as_str().unwrap_or_default().to_owned();
         self.steps = self.layout.steps_from(&version);
         let first_list = LISTS.iter().chain([&SELF_IMPROVEMENT]).find(|name| self.seen.contains(**name));
         match first_list {

@@ -12,10 +12,10 @@ pub(super) fn major(version: &str) -> Option<u64> {
 
 /// The version in a document, where it is newer than the supported one. Also where it is no version number, but begins as
 /// one: `2`, `"2.0"`, `"v2.0.0"`.
-pub(super) fn newer(raw: &str, supported: &str) -> Option<String> {
-    let found = match serde_json::from_str(raw) {
-        Ok(Value::String(version)) => version,
-        Ok(Value::Number(number)) => number.to_string(),
+pub(super) fn newer(found: &Value, supported: &str) -> Option<String> {
+    let found = match found {
+        Value::String(version) => version.clone(),
+        Value::Number(number) => number.to_string(),
         _ => return None,
     };
     let digits = found.trim_start_matches(['v', 'V', ' ']);
