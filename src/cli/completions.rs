@@ -6,7 +6,7 @@ use agentmux_state::{EntityKind, StateStore, default_state_dir, list_backups};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
-use super::{Ending, Outcome, Shell};
+use super::{Ending, Outcome, Shell, print};
 
 /// More than a person wants to choose from.
 const MOST: u32 = 1000;
@@ -48,7 +48,8 @@ pub(super) fn backups() -> Vec<CompletionCandidate> {
     backups
         .into_iter()
         .flatten()
-        .map(|backup| CompletionCandidate::new(backup.id).help(Some(backup.label.into())))
+        .filter(|backup| is_plain(&backup.id))
+        .map(|backup| CompletionCandidate::new(backup.id).help(Some(print::clean(&backup.label).into())))
         .collect()
 }
 
@@ -57,7 +58,13 @@ fn ids(kind: EntityKind) -> Vec<CompletionCandidate> {
     let prefix = std::env::args().next_back().filter(|last| !last.starts_with('-')).unwrap_or_default();
     let store = state_dir().and_then(|state_dir| StateStore::open_read_only(state_dir).ok());
     let ids = store.and_then(|store| store.ids(kind, &prefix, MOST).ok());
-    ids.into_iter().flatten().map(CompletionCandidate::new).collect()
+    ids.into_iter().flatten().filter(|id| is_plain(id)).map(CompletionCandidate::new).collect()
+}
+
+/// Whether a shell takes a name as it stands. It puts what is completed into the line without quotes, so that an id such as
+/// `$(…)` would be run.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('-') && name.chars().all(|c| c.is_alphanumeric() || "._-:/@+=,%".contains(c))
 }
 
 /// The state directory that the line names, or the usual one.
