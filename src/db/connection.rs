@@ -36,6 +36,20 @@ const STATEMENT_CACHE: usize = 256;
 /// The write-ahead log is cut back to this size once all of it has reached the database.
 const JOURNAL_SIZE_LIMIT: i64 = 16 * 1024 * 1024;
 
+/// What SQL may need at most: that of a database file is somebody else's, too. Ours needs less than a half of each.
+const LIMITS: [(Limit, i32); 10] = [
+    (Limit::SQLITE_LIMIT_ATTACHED, 0),
+    (Limit::SQLITE_LIMIT_SQL_LENGTH, 1_000_000),
+    (Limit::SQLITE_LIMIT_COLUMN, 200),
+    (Limit::SQLITE_LIMIT_EXPR_DEPTH, 200),
+    (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 50),
+    (Limit::SQLITE_LIMIT_VDBE_OP, 50_000),
+    (Limit::SQLITE_LIMIT_FUNCTION_ARG, 50),
+    (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100),
+    (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 20),
+    (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+];
+
 /// Opens an existing database for writing; nothing is written yet.
 pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | COMMON)?;
@@ -91,7 +105,11 @@ fn set_common(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
-    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    for (limit, most) in LIMITS {
+        conn.set_limit(limit, most)?;
+    }
+    // A damaged file read through a memory map would kill the process. (SQLite has none unless it is told to.)
+    set(conn, "mmap_size", 0)?;
     set(conn, "trusted_schema", 0)?;
     set(conn, "cell_size_check", 1)
 }
@@ -152,4 +170,77 @@ fn enter_wal(conn: &Connection) -> Result<()> {
 
 fn refused(pragma: &str, found: &str) -> Error {
     Error::InvalidValue { record: format!("setting {pragma}"), detail: format!("SQLite kept {found}") }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_file_from_elsewhere_can_do_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("from-elsewhere.db");
+        let theirs = Connection::open(&path).unwrap();
+        theirs
+            .execute_batch(
+                "CREATE TABLE t (a); INSERT INTO t VALUES (1);
+                 CREATE VIEW looks AS SELECT name FROM pragma_table_list;
+                 CREATE TRIGGER fires AFTER UPDATE ON t BEGIN SELECT name FROM pragma_table_list; END;
+                 PRAGMA recursive_triggers = on; PRAGMA mmap_size = 1000000; PRAGMA writable_schema = on",
+            )
+            .unwrap();
+        // It works where the file is trusted.
+        theirs.execute_batch("UPDATE t SET a = 2; SELECT * FROM looks").unwrap();
+        drop(theirs);
+        for is_writer in [true, false] {
+            let conn = if is_writer {
+                let conn = open_writer(&path).unwrap();
+                configure_writer(&conn, Durability::Full).unwrap();
+                conn
+            } else {
+                open_reader(&path).unwrap()
+            };
+            let mut refused = vec![
+                ("SELECT * FROM looks", "unsafe use of virtual table"),
+                ("ATTACH ':memory:' AS other", "too many attached databases"),
+                ("SELECT \"no such column\"", "no such column"),
+                ("SELECT load_extension('x')", "not authorized"),
+                ("SELECT sum(1, 2", "incomplete input"),
+                ("UPDATE sqlite_schema SET sql = 'x'", "may not be modified"),
+            ];
+            if is_writer {
+                refused.push(("UPDATE t SET a = 3", "unsafe use of virtual table"));
+                refused
+                    .push(("PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = 'x'", "may not be modified"));
+            } else {
+                refused.push(("DELETE FROM t", "readonly database"));
+                refused.push(("INSERT INTO t SELECT 1", "readonly database"));
+            }
+            let deep = format!("SELECT {}1{}", "(1 + ".repeat(300), ")".repeat(300));
+            let wide = format!("SELECT 1{}", ", 1".repeat(300));
+            let many = format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(100));
+            let long = format!("SELECT '{}'", "x".repeat(1_000_000));
+            refused.extend([(&*deep, "Expression tree is too large"), (&*wide, "too many columns")]);
+            refused.extend([(&*many, "too many terms"), (&*long, "too long")]);
+            for (sql, reason) in refused {
+                let error = conn.execute_batch(sql).unwrap_err().to_string();
+                assert!(error.contains(reason), "{}: {error}", &sql[..sql.len().min(80)]);
+            }
+            for (limit, most) in LIMITS {
+                assert_eq!(conn.limit(limit).unwrap(), most);
+            }
+            assert!(conn.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE).unwrap());
+            for (pragma, value) in
+                [("trusted_schema", 0), ("cell_size_check", 1), ("mmap_size", 0), ("recursive_triggers", 0)]
+            {
+                let found: i64 = conn.pragma_query_value(None, pragma, |row| row.get(0)).unwrap();
+                assert_eq!(found, value, "{pragma}");
+            }
+        }
+        // Nor does a link lead anywhere.
+        let link = path.with_file_name("link.db");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(open_writer(&link).is_err() && open_reader(&link).is_err());
+    }
 }

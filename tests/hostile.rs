@@ -1,0 +1,564 @@
+//! Documents, names and settings made to do harm: refused, or harmless; and nothing tells what was said.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use agentmux_state::{
+    CheckpointReason, Error, ImportMode, ImportOptions, PersistedMessage, StateStore, TaskCheckpoint, TaskStatus,
+};
+use common::program::{command, run, text};
+use common::{Base, FIXTURE, TestResult, conversation, export, import, task};
+use serde_json::json;
+
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/fuzz");
+
+/// What the fuzzer found worth keeping (see tests/fuzz): each is imported whole or not at all, and what was imported comes out
+/// as a document that loses nothing when it is imported again.
+#[test]
+fn no_document_of_the_fuzzers_panics_or_is_imported_in_part() -> TestResult {
+    let (base, again) = (Base::new()?, Base::new()?);
+    let (store, other) = (base.store()?, again.store()?);
+    let merge = || ImportOptions { mode: ImportMode::Merge, ..ImportOptions::default() };
+    let clear = |store: &StateStore| {
+        store.import_json(
+            &br#"{"version": "1.0.0"}"#[..],
+            ImportOptions { mode: ImportMode::Replace, allow_shrink: true, ..ImportOptions::default() },
+        )
+    };
+    let (mut imported, mut refused) = (0, 0);
+    for entry in fs::read_dir(CORPUS)? {
+        let path = entry?.path();
+        let document = fs::read(&path)?;
+        let validated = StateStore::validate_json(document.as_slice(), &ImportOptions::default());
+        let result = store.import_json(document.as_slice(), merge());
+        let is_empty = store.summary()?.counts.entities() == 0;
+        match (result, validated) {
+            (Ok(report), Ok(validated)) => {
+                imported += 1;
+                assert_eq!(report.set_aside, validated.set_aside, "{}", path.display());
+                let first = export(&store)?;
+                let report = other.import_json(first.as_bytes(), merge())?;
+                assert_eq!(report.set_aside, [], "{}", path.display());
+                if !is_empty {
+                    assert_eq!(other.state()?.tasks, store.state()?.tasks, "{}", path.display());
+                    assert_eq!(other.state()?.conversations, store.state()?.conversations, "{}", path.display());
+                    clear(&store)?;
+                    clear(&other)?;
+                    // Each of them has made a backup.
+                    for base in [&base, &again] {
+                        fs::remove_dir_all(base.file("backups"))?;
+                        fs::create_dir(base.file("backups"))?;
+                    }
+                }
+            }
+            (Err(_), Err(_)) => {
+                refused += 1;
+                assert!(is_empty, "{}: it was imported in part", path.display());
+            }
+            (result, validated) => panic!("{}: {result:?}, but validating: {validated:?}", path.display()),
+        }
+    }
+    assert!(imported > 20 && refused > 20, "{imported} imported, {refused} refused");
+    Ok(())
+}
+
+/// The program with no more memory than that, given a document; its exit status and what it said.
+fn import_within(megabytes: u32, arguments: &str, document: &[u8]) -> std::io::Result<(Option<i32>, String)> {
+    let base = Base::new()?;
+    let file = base.path().join("document.json");
+    fs::write(&file, document)?;
+    let script = format!(
+        "ulimit -v {}; exec '{}' --state-dir '{}' import {arguments} '{}'",
+        megabytes * 1024,
+        env!("CARGO_BIN_EXE_agentmux-state"),
+        base.state_dir().display(),
+        file.display()
+    );
+    let output = Command::new("sh").args(["-c", &script]).stdout(Stdio::null()).output()?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+#[test]
+fn a_record_that_is_too_large_is_a_typed_error_and_nothing_changes() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    let long = "x".repeat(100_000);
+    let documents = [
+        format!(
+            "{{\"version\": \"1.0.0\", \"agents\": [],\n\"conversations\": [{{\"id\": \"C\", \"x\": \"{long}\"}}]}}"
+        ),
+        format!("{{\"version\": \"1.0.0\",\n\"unknown\": [\"{long}\"]}}"),
+        format!("{{\"version\": \"1.0.0\",\n\"tasks\": [{}7]}}", " 1,".repeat(5) + &format!("\"{long}\",")),
+        format!("{{\"version\": \"1.0.0\",\n\"{long}\": 1}}"),
+        // One by one they would be small enough.
+        format!(
+            "{{\"version\": \"1.0.0\",\n{} \"tasks\": []}}",
+            (0..2000).map(|n| format!("\"u{n}\": 1, ")).collect::<String>()
+        ),
+    ];
+    for document in &documents {
+        let options =
+            |max_record_bytes| ImportOptions { mode: ImportMode::Merge, max_record_bytes, ..Default::default() };
+        let result = store.import_json(document.as_bytes(), options(50_000));
+        assert!(matches!(result, Err(Error::DocumentTooLarge { line: 2, limit: 50_000, .. })), "{result:?}");
+        assert!(!result.unwrap_err().to_string().contains("xxxx"));
+        assert!(export(&store)? == FIXTURE, "nothing changed");
+        assert!(StateStore::validate_json(document.as_bytes(), &options(300_000)).is_ok());
+    }
+    let megabytes = format!("{{\"version\": \"1.0.0\", \"tasks\": [\"{}\"]}}", "x".repeat(3 << 20));
+    let (status, errors) = import_within(4096, "--max-record-mb 2", megabytes.as_bytes())?;
+    assert!(status == Some(1) && errors.contains("line 1: a record is larger than 2097152 bytes"), "{errors}");
+    assert_eq!(import_within(4096, "", megabytes.as_bytes())?.0, Some(3));
+    Ok(())
+}
+
+#[test]
+fn memory_stays_bounded_whatever_a_document_holds() -> TestResult {
+    // Each would take gigabytes as values, or be told of a million times.
+    let many = |what: &str, times: usize| what.repeat(times);
+    let unknown = format!("{{\"version\": \"1.0.0\", \"u\": [{}0]}}", many("{},", 10_000_000));
+    let record = format!("{{\"version\": \"1.0.0\", \"tasks\": [[{}0]]}}", many("[],", 10_000_000));
+    for document in [unknown, record] {
+        let (status, errors) = import_within(500, "", document.as_bytes())?;
+        assert_eq!((status, errors.as_str()), (Some(3), ""));
+    }
+    let problems = format!("{{\"version\": \"1.0.0\", \"tasks\": [{}0]}}", many("0,", 1_500_000));
+    let (status, errors) = import_within(300, "--strict", problems.as_bytes())?;
+    assert_eq!(status, Some(1), "{}", &errors[..errors.len().min(300)]);
+    assert!(errors.contains("1400001 more were set aside"), "{}", &errors[..errors.len().min(300)]);
+    Ok(())
+}
+
+#[test]
+fn many_bad_parts_in_a_large_record_do_not_take_minutes() -> TestResult {
+    let message = |number: usize| match number % 2 {
+        0 => json!({"role": "user", "content": "x".repeat(10_000), "timestamp": ""}),
+        _ => json!({"role": "user", "content": 7, "timestamp": ""}),
+    };
+    let messages: Vec<_> = (0..1900).map(message).collect();
+    let talk = json!({"id": "C", "source": "chat", "recentMessages": messages, "lastActivityAt": ""});
+    let document = serde_json::to_string_pretty(&json!({"version": "1.0.0", "conversations": [talk]}))?;
+    let start = std::time::Instant::now();
+    let base = Base::new()?;
+    let report = import(&base.store()?, &document)?;
+    assert_eq!((report.set_aside.len(), report.imported.messages), (950, 950));
+    assert_eq!(report.set_aside[949].path, "$.conversations[0].recentMessages[1899]");
+    let content = serde_json::from_str::<serde_json::Value>(&base.store()?.set_aside()?[949].content)?;
+    assert_eq!(content["content"], 7);
+    // It takes a second; read anew for each part, it took minutes.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_label_never_leads_out_of_the_backups() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let long = "../".repeat(5000);
+    let labels = [
+        "../../x",
+        "/etc/passwd",
+        "..",
+        ".",
+        "",
+        "a\0b",
+        "a\nb\u{1b}[31m",
+        "file:x?mode=memory",
+        "-rf",
+        "x.db",
+        &long,
+        "ü/ö",
+        "$(id)",
+    ];
+    for label in labels {
+        let backup = store.create_backup(label)?;
+        let name = backup.path.file_name().and_then(|name| name.to_str()).expect("a name");
+        assert_eq!(backup.path.parent(), Some(base.file("backups").canonicalize()?.as_path()), "{label:?}");
+        assert!(name.len() < 120 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{name}");
+        assert_eq!(agentmux_state::list_backups(base.state_dir())?[0].label, label, "it is kept word for word");
+        assert!(store.verify_backups(Some(&backup.id))?[0].ok);
+    }
+    let count = base.backups()?.len();
+    // What lies outside is never reached by an id.
+    fs::copy(base.file("backups").join(&base.backups()?[0]), base.file("outside.db"))?;
+    let outside = base.file("outside").display().to_string();
+    let ids =
+        ["../outside", "../outside.db", &outside, "", ".", "..", "/", "a\0b", "file:x", "backup-1-x\n", "*", &long];
+    for id in ids {
+        assert!(matches!(store.restore_backup(id), Err(Error::NotFound { kind: "backup", .. })), "{id:?}");
+        assert!(matches!(store.verify_backups(Some(id)), Err(Error::NotFound { .. })), "{id:?}");
+        let opened = StateStore::open_restored(base.state_dir(), id, Default::default());
+        assert!(matches!(opened.map(drop), Err(Error::NotFound { .. })), "{id:?}");
+    }
+    // Nor by a link in its place.
+    let link = base.file("backups").join("backup-1-link.db");
+    std::os::unix::fs::symlink(base.file("outside.db"), &link)?;
+    assert!(
+        !store.restore_backup("backup-1-link").is_ok_and(|report| report.restored == "x"),
+        "refused, or not listed"
+    );
+    fs::remove_file(link)?;
+    assert_eq!(base.backups()?.len(), count, "nothing was made or removed");
+    Ok(())
+}
+
+#[test]
+fn paths_are_paths_whatever_they_look_like() -> TestResult {
+    let base = Base::new()?;
+    for name in ["file:x?mode=memory", ":memory:", "a b'c\"d", "ümläut", "%41", "-v"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_agentmux-state"))
+            .arg(format!("--state-dir={name}"))
+            .args(["-q", "import", "-"])
+            .env_remove("AGENTMUX_STATE_DIR")
+            .current_dir(base.path())
+            .stdin(Stdio::from(fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/complete.json"))?))
+            .output()?;
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(base.path().join(name).join("state.db").is_file(), "{name}");
+        let store = StateStore::open(base.path().join(name))?;
+        store.create_backup("x")?;
+        assert!(store.check()?.problems.is_empty() && store.verify_backups(None)?[0].ok);
+    }
+    let base = Base::new()?;
+    run(&base, 0, &["import", "tests/fixtures/complete.json"]);
+    fs::create_dir(base.path().join("folder"))?;
+    let folder = base.path().join("folder").display().to_string();
+    for arguments in [
+        ["export", &folder],
+        ["report", &folder],
+        ["import", &folder],
+        ["export", "/proc/nothing/here"],
+        ["import", "/nowhere/x.json"],
+    ] {
+        let output = command(&base, &arguments).output()?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && errors.starts_with("error: "), "{arguments:?}: {errors}");
+    }
+    assert_eq!(fs::read_dir(&folder)?.count(), 0);
+    assert!(StateStore::open(Path::new("a\0b")).is_err(), "no name can hold it");
+    Ok(())
+}
+
+#[test]
+fn ids_are_only_data() -> TestResult {
+    let base = Base::new()?;
+    let ids = [
+        "../../x",
+        "/etc/passwd",
+        "$(touch pwned)",
+        "`touch pwned`",
+        "'; DROP TABLE tasks; --",
+        "a\0b",
+        "\u{1b}]0;owned\u{7}\u{9b}31m",
+        "line\nline",
+        "\"];evil[",
+        "<script>alert(1)</script>",
+        "--help",
+        "file:x",
+        "%s%n",
+        "\u{202e}txt",
+        "",
+    ];
+    let mut state = json!({"version": "1.0.0", "tasks": [], "conversations": [], "agents": [], "projects": []});
+    let push = |list: &mut serde_json::Value, value| list.as_array_mut().expect("a list").push(value);
+    for id in ids {
+        push(
+            &mut state["tasks"],
+            json!({"id": id, "title": id, "description": id, "status": id, "priority": id, "blockedBy": [id, ids[0]],
+            "assignedTo": id, "projectId": id, "createdAt": id}),
+        );
+        push(
+            &mut state["conversations"],
+            json!({"id": id, "source": id, "currentTopic": id, "lastActivityAt": id,
+            "recentMessages": [{"role": id, "content": format!("found {id}"), "timestamp": id, "agentName": id}]}),
+        );
+        push(
+            &mut state["agents"],
+            json!({"sessionName": id, "agentId": id, "role": id, "status": id, "currentTaskId": id}),
+        );
+        push(
+            &mut state["projects"],
+            json!({"id": id, "name": id, "path": id, "status": id, "activeTasks": [id], "activeAgents": [id]}),
+        );
+    }
+    let store = base.store()?;
+    import(&store, &state.to_string())?;
+    assert_eq!(store.state()?.tasks.len(), ids.len());
+    let page = base.path().join("page.html").display().to_string();
+    let mut all: Vec<Vec<&str>> = vec![
+        vec!["status"],
+        vec!["resume"],
+        vec!["graph"],
+        vec!["graph", "--format", "dot"],
+        vec!["search", "found"],
+        vec!["check"],
+        vec!["list", "tasks"],
+        vec!["list", "conversations"],
+        vec!["list", "agents"],
+        vec!["list", "projects"],
+        vec!["report", &page],
+        vec!["prune", "--completed-before", "1s", "--idle-before", "1s", "--dry-run"],
+    ];
+    for id in ids.iter().filter(|id| !id.contains('\0')) {
+        for kind in ["task", "conversation", "agent", "project"] {
+            all.push(vec!["show", kind, "--", id]);
+        }
+    }
+    for arguments in &all {
+        let output = command(&base, arguments).output()?;
+        let printed = String::from_utf8([output.stdout, output.stderr].concat())?;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {printed}");
+        let obeyed = |c: char| c.is_control() && c != '\n';
+        assert!(!printed.contains(obeyed), "{arguments:?}: {printed:?}");
+    }
+    assert!(!fs::read_to_string(&page)?.contains("<script>alert"));
+    // What a shell is given to complete is text, too.
+    let output = command(&base, &["--", "agentmux-state", "show", "task", ""])
+        .env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", "3")
+        .env("AGENTMUX_STATE_DIR", base.state_dir())
+        .current_dir(base.path())
+        .output()?;
+    let completed = String::from_utf8(output.stdout)?;
+    let completed: Vec<_> = completed.split(['\n', '\u{b}']).filter(|it| !it.starts_with("--")).collect();
+    // Not those that a shell would run, or take for several words.
+    assert_eq!(completed, ["%s%n", "../../x", "/etc/passwd", "file:x"]);
+    assert!(!base.path().join("pwned").exists());
+    for id in ids {
+        assert!(store.remove_task(id)? && store.remove_conversation(id)?, "{id:?}");
+    }
+    assert!(store.check()?.problems.is_empty());
+    Ok(())
+}
+
+/// All files and directories below one, with their modes.
+fn modes(path: &Path, found: &mut Vec<(String, bool, u32)>) -> std::io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    found.push((path.display().to_string(), metadata.is_dir(), metadata.permissions().mode() & 0o7777));
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            modes(&entry?.path(), found)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn files_stay_private_under_an_open_umask() -> TestResult {
+    let base = Base::new()?;
+    let program = env!("CARGO_BIN_EXE_agentmux-state");
+    let page = base.path().join("page.html");
+    let script = format!(
+        "umask 000; cd '{}'; run() {{ '{program}' -q --state-dir '{}' \"$@\" > /dev/null || exit 1; }}
+         run import tests/fixtures/current-state.json; run checkpoint; run export; run export '{}'; run report '{}'
+         run backup create; run search deploy; run import --replace tests/fixtures/current-state.json; run prune --idle-before 1s
+         run backup restore $(ls '{}' | sed -n 's/\\.db$//p' | head -n 1)",
+        env!("CARGO_MANIFEST_DIR"),
+        base.state_dir().display(),
+        base.path().join("export.json").display(),
+        page.display(),
+        base.file("backups").display(),
+    );
+    let output = Command::new("sh").args(["-c", &script]).output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The service, while it runs, under the same umask: this test again, in a process of its own.
+    let service = Base::new()?;
+    let (mut child, mut output) = under_open_umask(&service)?;
+    assert_eq!(common::role::said(&mut output).next().as_deref(), Some("ready"));
+    let mut found = Vec::new();
+    for base in [&base, &service] {
+        modes(&base.path().join(".agentmux"), &mut found)?;
+    }
+    modes(&page, &mut found)?;
+    modes(&base.path().join("export.json"), &mut found)?;
+    drop(child.stdin.take());
+    child.wait()?;
+    modes(&service.path().join(".agentmux"), &mut found)?;
+    for part in
+        ["state.db", "-wal", "-shm", "service.lock", "current-state.json", ".sha256", "before-prune.db", "page.html"]
+    {
+        assert!(found.iter().any(|(path, ..)| path.ends_with(part)), "{part} is among {found:?}");
+    }
+    for (path, is_directory, mode) in found {
+        assert_eq!(mode, if is_directory { 0o700 } else { 0o600 }, "{path} has mode {mode:o}");
+    }
+    Ok(())
+}
+
+type Output = std::io::BufReader<std::process::ChildStdout>;
+
+fn under_open_umask(base: &Base) -> std::io::Result<(std::process::Child, Output)> {
+    let mut child = Command::new("sh")
+        .args(["-c", "umask 000; exec \"$0\" --exact in_a_role --nocapture --test-threads=1"])
+        .arg(std::env::current_exe()?)
+        .env("STATE_TEST_ROLE", "service")
+        .env("STATE_TEST_BASE", base.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let output = child.stdout.take().expect("its output is piped");
+    Ok((child, std::io::BufReader::new(output)))
+}
+
+#[test]
+fn in_a_role() -> TestResult {
+    let Some((_, base)) = common::role::role() else { return Ok(()) };
+    let service = agentmux_state::StatePersistenceService::new(Some(&base));
+    service.initialize()?;
+    service.update_conversation(&conversation("C-1", 0..3))?;
+    service.save_state(CheckpointReason::UserRequest)?;
+    service.create_backup("x")?;
+    common::role::say("ready");
+    std::io::stdin().read_line(&mut String::new())?;
+    service.prepare_for_shutdown()?;
+    Ok(())
+}
+
+/// What was logged by this process.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+const SECRET: &str = "S3CRET-of-a-message";
+
+#[test]
+fn neither_logs_nor_errors_tell_what_was_said() -> TestResult {
+    let log = Log::default();
+    let for_log = log.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || for_log.clone())
+        .init();
+    let base = Base::new()?;
+    let errors = &mut Vec::new();
+    let service = base.service();
+    service.initialize()?;
+    let secret = PersistedMessage { content: SECRET.into(), ..PersistedMessage::default() };
+    service.update_conversation(&conversation("C-1", 0..3))?;
+    service.append_message("C-1", &secret)?;
+    errors.push(service.append_message("gone", &secret).unwrap_err().to_string());
+    let mut with_secret = task("T-1", TaskStatus::InProgress);
+    with_secret.description = SECRET.into();
+    service.update_task(&with_secret)?;
+    with_secret.progress.percent_complete = f64::NAN;
+    errors.push(service.update_task(&with_secret).unwrap_err().to_string());
+    with_secret.progress.percent_complete = 1.0;
+    let deep = serde_json::from_str(&format!("{{\"x\": {}\"{SECRET}\"{}}}", "[".repeat(110), "]".repeat(110)))?;
+    with_secret.checkpoint = Some(TaskCheckpoint { work_data: Some(deep), ..TaskCheckpoint::default() });
+    errors.push(service.update_task(&with_secret).unwrap_err().to_string());
+    service.save_state(CheckpointReason::UserRequest)?;
+    let backup = service.create_backup("x")?;
+    service.restore_from_backup(&backup)?;
+    service.store()?.search(SECRET, 10)?;
+    service.prepare_for_shutdown()?;
+    errors.push(service.append_message("C-1", &secret).unwrap_err().to_string());
+
+    // Documents in which it stands where something is wrong.
+    let message = |content: &str| {
+        format!(
+            r#"{{"version": "1.0.0", "conversations": [{{"id": "C-9", "source": "chat", "lastActivityAt": "", "recentMessages": [
+                {{"role": "user", "timestamp": "", "content": {content}}}]}}]}}"#
+        )
+    };
+    let documents = [
+        message(&format!("[\"{SECRET}\"]")),
+        message(&format!("{{\"text\": \"{SECRET}\"}}")),
+        message(&format!("\"{SECRET}\\ud83d\"")),
+        message(&format!("\"{SECRET}\", \"content\": \"{SECRET}\"")),
+        message(&format!("\"{SECRET}\", \"x\": 1e999")),
+        message(&format!("\"{SECRET}\\q\"")),
+        message(&format!("\"{SECRET}\u{1}\"")),
+        message(&format!("\"{SECRET}")),
+        message(&format!("\"{SECRET}\" {SECRET}")),
+        message(SECRET),
+        message(&format!("\"{SECRET}\", \"deep\": {}{}", "[".repeat(200), "]".repeat(200))),
+        format!(
+            r#"{{"version": "1.0.0", "checkpointReason": ["{SECRET}"], "metadata": "{SECRET}", "tasks": "{SECRET}"}}"#
+        ),
+        format!("\"{SECRET}\""),
+        SECRET.to_owned(),
+    ];
+    let file = base.path().join("document.json").display().to_string();
+    for (number, document) in documents.iter().enumerate() {
+        fs::write(&file, document)?;
+        let merge = ImportOptions { mode: ImportMode::Merge, ..ImportOptions::default() };
+        match StateStore::validate_json(document.as_bytes(), &merge) {
+            Ok(report) => {
+                errors.extend(report.set_aside.into_iter().flat_map(|it| [it.path, it.reason]));
+                errors.extend(report.warnings.into_iter().flat_map(|it| [it.path, it.message]));
+            }
+            Err(error) => errors.push(format!("{error} {error:?}")),
+        }
+        for arguments in
+            [&["-vvv", "import", "--merge", &file][..], &["-vvv", "import", "--strict", "--replace", &file]]
+        {
+            let output = command(&base, arguments).output()?;
+            assert!(output.status.code() == Some(1) || number != 7, "it is cut off");
+            errors.push(String::from_utf8_lossy(&output.stderr).into_owned());
+            errors.push(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+    }
+    let store = base.store()?;
+    assert!(store.set_aside()?.iter().any(|record| record.content.contains(SECRET)), "there it is kept");
+    errors.extend(store.set_aside()?.into_iter().flat_map(|record| [record.path, record.reason]));
+    let failing = |errors: &mut Vec<String>| -> TestResult {
+        for arguments in [
+            &["status"][..],
+            &["check"],
+            &["export"],
+            &["checkpoint"],
+            &["backup", "create"],
+            &["backup", "verify"],
+            &["migrate"],
+            &["prune", "--completed-before", "1s", "--dry-run"],
+            &["backup", "restore", &backup],
+        ] {
+            let output = command(&base, &[&["-vvv"], arguments].concat()).output()?;
+            errors.push(String::from_utf8_lossy(&output.stderr).into_owned());
+            errors.push(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Ok(())
+    };
+    drop(store);
+    failing(errors)?;
+    // Rows that cannot be read, as a person's edit leaves them.
+    for sql in [
+        format!("UPDATE messages SET extra = '{SECRET}'"),
+        format!("UPDATE messages SET extra = '[\"{SECRET}\"]'"),
+        format!("UPDATE tasks SET extra = '{{\"x\": {SECRET}}}'"),
+        format!("UPDATE messages SET content = CAST(x'ff' || '{SECRET}' AS TEXT), extra = NULL"),
+    ] {
+        base.sql()?.execute_batch(&sql)?;
+        let store = base.store()?;
+        errors.extend(store.state().err().map(|error| format!("{error} {error:?}")));
+        errors.extend(store.conversation("C-1").err().map(|error| error.to_string()));
+        errors.extend(store.append_message("C-1", &secret).err().map(|error| error.to_string()));
+        errors.extend(store.search(SECRET, 1).err().map(|error| error.to_string()));
+        drop(store);
+        failing(errors)?;
+    }
+    for said in errors.iter() {
+        assert!(!said.contains("S3CRET"), "{said}");
+    }
+    let logged = String::from_utf8_lossy(&log.0.lock().expect("no panic")).into_owned();
+    assert!(logged.contains("made a backup") && !logged.contains("S3CRET"), "{logged}");
+    assert!(text(run(&base, 0, &["backup", "list"])).contains("x"));
+    Ok(())
+}
