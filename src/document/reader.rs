@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::decode;
 use super::object::{Context, MOST_NOTICES, Notice, Object, Readable, is_shallow, too_deep};
 use super::path::{Finder, Path, Step, shortened};
-use super::scanner::{RawValue, Scanner};
+use super::scanner::{Lines, RawValue, Scanner};
 use super::upgrade::{LAYOUT, Layout, Part, Upgrade};
 use super::value::{ParseError, parse, without_position};
 use super::version;
@@ -478,25 +478,4 @@ fn is_known(key: &str) -> bool {
 
 fn new_metadata() -> OrchestratorMetadata {
     OrchestratorMetadata { version: STATE_VERSION.to_owned(), ..OrchestratorMetadata::default() }
-}
-
-/// Tells on which line something in a value stands, counting on from what was asked before.
-struct Lines<'t> {
-    text: &'t str,
-    first: u64,
-    /// The offset that was asked for last, and its line.
-    last: (usize, u64),
-}
-
-impl<'t> Lines<'t> {
-    fn of(raw: &'t RawValue) -> Self {
-        Self { text: &raw.text, first: raw.line, last: (0, raw.line) }
-    }
-
-    fn at(&mut self, offset: usize) -> u64 {
-        let (from, line) = if self.last.0 <= offset { self.last } else { (0, self.first) };
-        let between = &self.text.as_bytes()[from..offset];
-        self.last = (offset, line + memchr::memchr_iter(b'\n', between).count() as u64);
-        self.last.1
-    }
 }

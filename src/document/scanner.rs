@@ -27,6 +27,27 @@ pub(super) struct RawValue {
     pub(super) parts: u64,
 }
 
+/// Tells on which line something in a value stands, counting on from what was asked before.
+pub(super) struct Lines<'t> {
+    pub(super) text: &'t str,
+    first: u64,
+    /// The offset that was asked for last, and its line.
+    last: (usize, u64),
+}
+
+impl<'t> Lines<'t> {
+    pub(super) fn of(raw: &'t RawValue) -> Self {
+        Self { text: &raw.text, first: raw.line, last: (0, raw.line) }
+    }
+
+    pub(super) fn at(&mut self, offset: usize) -> u64 {
+        let (from, line) = if self.last.0 <= offset { self.last } else { (0, self.first) };
+        let between = &self.text.as_bytes()[from..offset];
+        self.last = (offset, line + memchr_iter(b'\n', between).count() as u64);
+        self.last.1
+    }
+}
+
 impl<'s, R: BufRead> Scanner<'s, R> {
     pub(super) fn new(input: R, source_name: &'s str, limit: u64) -> Self {
         Self { input, source_name, line: 1, limit }
