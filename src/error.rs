@@ -391,6 +391,50 @@ impl fmt::Display for DocumentProblem {
 }
 
 impl Error {
+    /// The kind of failure as a word that does not change between releases, for programs in other languages: the variant's
+    /// name, as `IN_USE`.
+    ///
+    /// ```
+    /// assert_eq!(agentmux_state::Error::NoHome.code(), "NO_HOME");
+    /// ```
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoDatabase { .. } => "NO_DATABASE",
+            Self::NotAStateDatabase { .. } => "NOT_A_STATE_DATABASE",
+            Self::SchemaTooNew { .. } => "SCHEMA_TOO_NEW",
+            Self::NoState { .. } => "NO_STATE",
+            Self::SchemaOutdated { .. } => "SCHEMA_OUTDATED",
+            Self::HistoryDamaged { .. } => "HISTORY_DAMAGED",
+            Self::UpgradeBackupFailed { .. } => "UPGRADE_BACKUP_FAILED",
+            Self::MigrationFailed { .. } => "MIGRATION_FAILED",
+            Self::Corrupt { .. } => "CORRUPT",
+            Self::NotDamaged { .. } => "NOT_DAMAGED",
+            Self::InvalidRow { .. } => "INVALID_ROW",
+            Self::InvalidValue { .. } => "INVALID_VALUE",
+            Self::Busy { .. } => "BUSY",
+            Self::OwnFile { .. } => "OWN_FILE",
+            Self::DiskFull { .. } => "DISK_FULL",
+            Self::ReadOnly { .. } => "READ_ONLY",
+            Self::NotFound { .. } => "NOT_FOUND",
+            Self::Document { .. } => "DOCUMENT",
+            Self::DocumentTooLarge { .. } => "DOCUMENT_TOO_LARGE",
+            Self::DocumentTooNew { .. } => "DOCUMENT_TOO_NEW",
+            Self::DocumentProblems { .. } => "DOCUMENT_PROBLEMS",
+            Self::NotEmpty { .. } => "NOT_EMPTY",
+            Self::WouldShrink { .. } => "WOULD_SHRINK",
+            Self::PruneIncomplete { .. } => "PRUNE_INCOMPLETE",
+            Self::BackupDamaged { .. } => "BACKUP_DAMAGED",
+            Self::InUse { .. } => "IN_USE",
+            Self::TakenOver { .. } => "TAKEN_OVER",
+            Self::ShutDown { .. } => "SHUT_DOWN",
+            Self::NotInitialized { .. } => "NOT_INITIALIZED",
+            Self::NoHome => "NO_HOME",
+            Self::Io { .. } => "IO",
+            Self::Stream { .. } => "STREAM",
+            Self::Sqlite { .. } => "SQLITE",
+        }
+    }
+
     /// Names the database that a failure of SQLite belongs to, and classifies it.
     pub(crate) fn at(self, path: &Path) -> Self {
         use rusqlite::ErrorCode;

@@ -427,6 +427,28 @@ impl StatePersistenceService {
         drop(self.inner.take_timer());
     }
 
+    /// As [`stop_periodic_checkpoint`](Self::stop_periodic_checkpoint), but does not wait for the checkpoint at hand: it ends
+    /// by itself. For threads that must not wait, such as an event loop's.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path();
+    /// let service = StatePersistenceService::new(Some(state_dir));
+    /// service.initialize()?;
+    /// service.stop_periodic_checkpoint_soon();
+    /// assert!(service.is_initialized());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop_periodic_checkpoint_soon(&self) {
+        if let Some(timer) = self.inner.take_timer() {
+            timer.stop_soon();
+        }
+    }
+
     /// Ends the run: refuses further updates, stops the periodic checkpoint, records the checkpoint `before_restart`, writes
     /// the export with every update that was acknowledged, and frees the directory. Reads go on. Again does nothing.
     ///

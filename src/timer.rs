@@ -49,6 +49,12 @@ impl Timer {
         Self { shared, thread: thread.ok() }
     }
 
+    /// Stops the thread without waiting for the work at hand.
+    pub(crate) fn stop_soon(mut self) {
+        // A thread that nobody holds is not waited for.
+        self.thread = None;
+    }
+
     /// Why `work` failed the last time; `None` where it succeeded.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.shared.state().last_error.clone()

@@ -5,7 +5,10 @@ mod common;
 
 use std::io::BufReader;
 
-use agentmux_state::{Error, ImportMode, ImportOptions, StateStore, TaskStatus};
+use agentmux_state::{
+    AgentState, ConversationState, Error, ImportMode, ImportOptions, PersistedMessage, ProjectState,
+    SelfImprovementState, StateStore, TaskState, TaskStatus, to_json,
+};
 use common::{Base, FIXTURE, QUIRKS, TestResult, export, import, task};
 use serde_json::{Value, json};
 
@@ -480,3 +483,44 @@ fn a_newer_document_stops_initialize() -> TestResult {
     assert!(matches!(base.service().initialize(), Err(Error::DocumentTooNew { .. })), "no fresh start the second time");
     Ok(())
 }
+
+#[test]
+fn a_single_entity_is_read_as_in_a_document() -> TestResult {
+    let text = r#"{"id": "T-1", "title": "half \ud83d", "description": "", "status": "awaiting_review", "priority": "low",
+        "assignedTo": null, "progress": {"percentComplete": 50.0, "completedSteps": null, "new": {"deep": 1}},
+        "createdAt": "", "checkpoint": {"stepIndex": 3.0}, "urgency": 12}"#;
+    let task = TaskState::from_json(text)?;
+    assert_eq!((task.title.as_str(), task.status.as_str()), ("half \u{fffd}", "awaiting_review"));
+    assert_eq!((task.assigned_to.as_deref(), task.progress.completed_steps.len()), (None, 0));
+    assert_eq!(task.checkpoint.as_ref().expect("a checkpoint").step_index, 3);
+    assert_eq!((&task.extra["urgency"], &task.progress.extra["new"]), (&json!(12), &json!({"deep": 1})));
+    assert_eq!(TaskState::from_json(&to_json(&task)?)?, task);
+
+    let failure = |result: agentmux_state::Result<()>| result.expect_err("an error").to_string();
+    let no_title = failure(TaskState::from_json(r#"{"id": "T-1"}"#).map(drop));
+    assert!(no_title.starts_with("task T-1: title: a required string is missing or null; "), "{no_title}");
+    let part = text.replace("null, \"progress", "[1], \"progress");
+    let part = failure(TaskState::from_json(&part).map(drop));
+    assert!(part.starts_with("task T-1: $.assignedTo: expected a string, found a list; "), "{part}");
+    let message = failure(PersistedMessage::from_json("[]").map(drop));
+    assert!(message.starts_with("message: expected an object, found a list; "), "{message}");
+    assert!(matches!(ConversationState::from_json("{"), Err(Error::InvalidValue { .. })));
+
+    let document: Value = serde_json::from_str(FIXTURE)?;
+    for (list, read) in [
+        ("conversations", (|text| to_json(&ConversationState::from_json(text)?).map_err(Into::into)) as Rewrite),
+        ("tasks", |text| Ok(to_json(&TaskState::from_json(text)?)?)),
+        ("agents", |text| Ok(to_json(&AgentState::from_json(text)?)?)),
+        ("projects", |text| Ok(to_json(&ProjectState::from_json(text)?)?)),
+    ] {
+        for entity in document[list].as_array().expect("a list") {
+            assert_eq!(&serde_json::from_str::<Value>(&read(&entity.to_string())?)?, entity);
+        }
+    }
+    let work = &document["selfImprovement"];
+    assert_eq!(&serde_json::to_value(SelfImprovementState::from_json(&work.to_string())?)?, work);
+    Ok(())
+}
+
+/// Reads an entity and writes it again.
+type Rewrite = fn(&str) -> Result<String, Box<dyn std::error::Error>>;

@@ -370,7 +370,7 @@ fn periodic_checkpoints_are_recorded_only_where_something_changed() -> TestResul
     wait_until("the edit is exported", || exported(&base).is_ok_and(|it| it["tasks"][0]["title"] == "edited"));
     assert_eq!(checkpoints(&base)?, ["scheduled"; 2]);
 
-    service.stop_periodic_checkpoint();
+    service.stop_periodic_checkpoint_soon();
     service.stop_periodic_checkpoint();
     service.update_task(&task("T-2", TaskStatus::Pending))?;
     thread::sleep(Duration::from_millis(100));

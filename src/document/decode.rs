@@ -24,7 +24,7 @@ pub(super) fn conversation(value: Value, context: &mut Context) -> Readable<Conv
     })
 }
 
-fn message(value: Value, context: &mut Context) -> Readable<PersistedMessage> {
+pub(super) fn message(value: Value, context: &mut Context) -> Readable<PersistedMessage> {
     let mut object = Object::new(value, context)?;
     Ok(PersistedMessage {
         role: object.required("role")?,

@@ -4,6 +4,7 @@
 //! decoded by itself, and what cannot be read is set aside word for word. Memory is bounded by the largest record.
 
 mod decode;
+mod entity;
 mod export;
 mod import;
 mod object;

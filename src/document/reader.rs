@@ -299,7 +299,7 @@ impl<R: BufRead> Reader<'_, R> {
         raw: &RawValue,
         decode: impl FnOnce(Value, &mut Context) -> Readable<T>,
     ) -> Result<Option<T>> {
-        let mut value = match parse(raw) {
+        let mut value = match parse(&raw.text, raw.parts) {
             Ok(parsed) => {
                 if let Some(key) = &parsed.repeated_key {
                     let reason =
@@ -342,7 +342,7 @@ impl<R: BufRead> Reader<'_, R> {
 
     /// Makes sure that a value is well-formed.
     fn parse(&mut self, raw: &RawValue) -> Result<Option<Value>> {
-        match parse(raw) {
+        match parse(&raw.text, raw.parts) {
             Ok(parsed) => Ok(Some(parsed.value)),
             Err(ParseError::Unholdable(_)) => Ok(None),
             Err(ParseError::Malformed(error)) => Err(self.malformed(raw, &error)),

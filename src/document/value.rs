@@ -6,7 +6,6 @@ use memchr::memmem;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::scanner::RawValue;
 use crate::json;
 
 /// A value as parsed.
@@ -31,10 +30,11 @@ pub(super) enum ParseError {
 /// How many values and names a record may hold: each takes many times the memory that its text takes.
 const MOST_PARTS: u64 = 4_000_000;
 
-pub(super) fn parse(raw: &RawValue) -> Result<Parsed<'_>, ParseError> {
-    let (text, lone_surrogates) = replace_lone_surrogates(&raw.text);
+/// Parses a text of which is known how many parts it has at the most.
+pub(super) fn parse(text: &str, parts: u64) -> Result<Parsed<'_>, ParseError> {
+    let (text, lone_surrogates) = replace_lone_surrogates(text);
     let is_json = || serde_json::from_str::<IgnoredAny>(&text);
-    if raw.parts > MOST_PARTS {
+    if parts > MOST_PARTS {
         let reason = format!("it holds more than {MOST_PARTS} values and names");
         return Err(is_json().map_or_else(ParseError::Malformed, |_| ParseError::Unholdable(reason)));
     }
