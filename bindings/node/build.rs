@@ -1,0 +1,5 @@
+//! How a library that Node loads is linked.
+
+fn main() {
+    napi_build::setup();
+}

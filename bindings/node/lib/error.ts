@@ -1,0 +1,93 @@
+/** What can go wrong, by kind: the library's error variants, and `INVALID_ARGUMENT` for what was called wrongly. */
+export const STATE_ERROR_CODES = [
+  'NO_DATABASE',
+  'NOT_A_STATE_DATABASE',
+  'SCHEMA_TOO_NEW',
+  'NO_STATE',
+  'SCHEMA_OUTDATED',
+  'HISTORY_DAMAGED',
+  'UPGRADE_BACKUP_FAILED',
+  'MIGRATION_FAILED',
+  'CORRUPT',
+  'INVALID_ROW',
+  'INVALID_VALUE',
+  'BUSY',
+  'OWN_FILE',
+  'DISK_FULL',
+  'READ_ONLY',
+  'NOT_FOUND',
+  'DOCUMENT',
+  'DOCUMENT_TOO_NEW',
+  'DOCUMENT_PROBLEMS',
+  'NOT_EMPTY',
+  'WOULD_SHRINK',
+  'BACKUP_DAMAGED',
+  'IN_USE',
+  'TAKEN_OVER',
+  'SHUT_DOWN',
+  'NOT_INITIALIZED',
+  'NO_HOME',
+  'IO',
+  'STREAM',
+  'SQLITE',
+  'INVALID_ARGUMENT',
+] as const;
+
+/**
+ * The kind of a {@link StatePersistenceError}. The usual ones:
+ *
+ * - `IN_USE`: another live process holds the state directory; its `pid` is in the error.
+ * - `TAKEN_OVER`: a second service of this process has taken the directory over. `SHUT_DOWN`: after `prepareForShutdown`.
+ * - `NOT_INITIALIZED`: before `initialize`, of what cannot simply do nothing.
+ * - `INVALID_VALUE`: an entity lacks a required text, holds a value of a wrong type, or cannot be written as JSON.
+ * - `NOT_FOUND`: no such conversation or backup.
+ * - `DOCUMENT`, `DOCUMENT_TOO_NEW`: the TypeScript service's file cannot be read. It never counts as a fresh start.
+ * - `CORRUPT`, `NOT_A_STATE_DATABASE`, `SCHEMA_TOO_NEW`, `HISTORY_DAMAGED`: `state.db` is not one that this release can use.
+ * - `DISK_FULL`, `READ_ONLY`, `BUSY`, `IO`, `SQLITE`: the disk, the permissions, another program.
+ */
+export type StateErrorCode = (typeof STATE_ERROR_CODES)[number];
+
+/** What failed, on which file or record, and what to do about it. */
+export class StatePersistenceError extends Error {
+  /** The kind of failure. Stays the same between releases, unlike the message. */
+  readonly code: StateErrorCode;
+  /** With `IN_USE`: the process that holds the directory. */
+  readonly pid?: number;
+
+  constructor(code: StateErrorCode, message: string, options?: ErrorOptions & { pid?: number }) {
+    super(message, options);
+    this.code = code;
+    if (options?.pid !== undefined) {
+      this.pid = options.pid;
+    }
+  }
+}
+
+Object.defineProperty(StatePersistenceError.prototype, 'name', { value: 'StatePersistenceError', configurable: true });
+
+/** What the native part threw, as the caller gets it. */
+function translated(error: unknown): unknown {
+  if (!(error instanceof Error) || !error.message.startsWith('{')) {
+    return error;
+  }
+  const { code, message, pid } = JSON.parse(error.message) as { code: StateErrorCode; message: string; pid?: number };
+  return new StatePersistenceError(code, message, pid === undefined ? {} : { pid });
+}
+
+/** Calls the native part. */
+export function call<T>(native: () => T): T {
+  try {
+    return native();
+  } catch (error) {
+    throw translated(error);
+  }
+}
+
+/** Waits for the native part. */
+export async function settle<T>(native: Promise<T>): Promise<T> {
+  try {
+    return await native;
+  } catch (error) {
+    throw translated(error);
+  }
+}

@@ -1,0 +1,69 @@
+import type { MessageRole } from './types.js';
+
+/** How a service works. */
+export interface StatePersistenceOptions {
+  /** Milliseconds between periodic checkpoints; `null` makes none. {@link CHECKPOINT_INTERVAL_MS} by default. */
+  checkpointIntervalMs?: number | null;
+  /** How many messages of a conversation an update keeps: the newest. {@link MAX_PERSISTED_MESSAGES} by default. */
+  messageLimit?: number;
+  /**
+   * Start with no conversations, tasks, agents, projects and self-improvement, as the TypeScript service did. Those of the
+   * previous run are what `initialize` gives, and lie in a backup first. Off by default: the new run goes on from them.
+   */
+  startEmpty?: boolean;
+}
+
+/** Something that a check found. */
+export interface CheckFinding {
+  /**
+   * What kind of thing it is: `integrity`, `foreign_key`, `unreadable`, `schema`, `dangling_reference`, `set_aside`, `export`,
+   * `backup` or `permissions`.
+   */
+  kind: string;
+  /** What it is, and on which file or record. */
+  message: string;
+}
+
+/** What a check found. */
+export interface CheckReport {
+  /** Whether there is no problem. */
+  ok: boolean;
+  /** What is wrong and needs somebody. */
+  problems: CheckFinding[];
+  /** What is worth knowing and may well be meant. */
+  notes: CheckFinding[];
+}
+
+/** A message that was found. */
+export interface SearchHit {
+  /** The conversation that it stands in. */
+  conversationId: string;
+  /** Its place among all messages that the conversation has had. */
+  position: number;
+  /** Who wrote it. */
+  role: MessageRole;
+  /** When. */
+  timestamp: string;
+  /** The agent, where one wrote it. */
+  agentName?: string;
+  /** What was said around the first words that match, on one line. */
+  snippet: string;
+}
+
+/** Whether a backup can be trusted. */
+export interface BackupVerdict {
+  /** The backup. */
+  id: string;
+  /** Whether nothing is wrong with it. */
+  ok: boolean;
+  /** What is wrong with it. */
+  problems: string[];
+}
+
+/** Which backups were removed, and which stay. */
+export interface PruneReport {
+  /** Ids of those that were removed. */
+  removed: string[];
+  /** Ids of those that stay, newest first. */
+  kept: string[];
+}

@@ -1,0 +1,12 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/*.test.ts'],
+    globalSetup: 'test/setup.ts',
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+    // The tests use the package as it is published, not its sources.
+    server: { deps: { external: [/\/dist\//] } },
+  },
+});
