@@ -12,7 +12,8 @@ use agentmux_state::{StatePersistenceService, TaskState};
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let (Some(base), Some(task)) = (arguments.next(), arguments.next()) else {
-        return Ok(println!("`npm run bench` runs this"));
+        println!("`npm run bench` runs this");
+        return Ok(());
     };
     let service = StatePersistenceService::new(Some(base.as_ref()));
     service.initialize()?;
