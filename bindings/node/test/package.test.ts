@@ -1,0 +1,170 @@
+/** The package as it is published: what is in it, that its types compile, and that its README is true. */
+import { execFileSync } from 'node:child_process';
+import { copyFile, mkdir, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { expect, it } from 'vitest';
+
+import { PACKAGE, base } from './helpers.js';
+
+function npm(...args: string[]): string {
+  return execFileSync('npm', args, { cwd: PACKAGE, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+}
+
+/** A project with the package installed as npm would install it, and the binary as a platform's package would bring it. */
+async function installed(type: 'module' | 'commonjs'): Promise<string> {
+  const directory = base();
+  const modules = join(directory, 'node_modules');
+  await mkdir(modules);
+  const [{ filename }] = JSON.parse(npm('pack', '--json', '--pack-destination', directory)) as [{ filename: string }];
+  execFileSync('tar', ['--extract', '--gzip', '--file', filename], { cwd: directory });
+  execFileSync('mv', ['package', join(modules, 'agentmux-state')], { cwd: directory });
+  const binary = (await readdir(join(PACKAGE, 'dist'))).find((name) => name.endsWith('.node'))!;
+  await copyFile(join(PACKAGE, 'dist', binary), join(modules, 'agentmux-state/dist', binary));
+  await mkdir(join(modules, '@types'));
+  await symlink(join(PACKAGE, 'node_modules/@types/node'), join(modules, '@types/node'));
+  await symlink(join(PACKAGE, 'node_modules/undici-types'), join(modules, 'undici-types'));
+  await writeFile(join(directory, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type }));
+  return directory;
+}
+
+/** Compiles a program of a project under `strict`; prints what the compiler says. */
+function compile(directory: string): string {
+  const options = ['--strict', '--exactOptionalPropertyTypes', '--noUncheckedIndexedAccess', '--verbatimModuleSyntax', 'false'];
+  const compiler = join(PACKAGE, 'node_modules/.bin/tsc');
+  const all = [...options, '--target', 'es2022', '--module', 'nodenext', '--types', 'node', '--skipLibCheck', 'false', 'consumer.ts'];
+  try {
+    return execFileSync(compiler, all, { cwd: directory, encoding: 'utf8' });
+  } catch (error) {
+    return (error as { stdout: string }).stdout;
+  }
+}
+
+it.each(['module', 'commonjs'] as const)('a project under `strict` compiles and runs, as %s', async (type) => {
+  const directory = await installed(type);
+  await copyFile(join(PACKAGE, 'test/consumer/consumer.ts'), join(directory, 'consumer.ts'));
+  expect(compile(directory)).toBe('');
+  expect((await readFile(join(directory, 'consumer.js'), 'utf8')).includes('require(')).toBe(type === 'commonjs');
+  const printed = execFileSync(process.execPath, ['consumer.js', join(directory, 'base')], { cwd: directory, encoding: 'utf8' });
+  expect(JSON.parse(printed)).toEqual({
+    verdict: true,
+    restored: true,
+    pruned: 0,
+    backups: true,
+    problems: [],
+    hits: 2,
+    pid: true,
+    resumed: [0, 1, 2],
+    code: 'NOT_FOUND',
+    known: true,
+    removed: true,
+    failed: null,
+    mode: 'onboarding',
+    same: true,
+    guarded: 'paused',
+    guards: [false, false, false, true],
+    constants: ['1.0.0', 50, 60000, 6],
+    changes: 1,
+  });
+  await writeFile(join(directory, 'consumer.ts'), "import { STATE_VERSION } from 'agentmux-state';\nconst wrong: 2 = STATE_VERSION;\n");
+  expect(compile(directory)).toContain('TS2322');
+});
+
+it('that project imports everything', async () => {
+  const declared: string[] = [];
+  for (const name of ['constants', 'error', 'reports', 'service', 'types']) {
+    const declarations = await readFile(join(PACKAGE, `dist/${name}.d.ts`), 'utf8');
+    const found = [...declarations.matchAll(/^export (?:declare )?(?:const|function|class|interface|type) (\w+)/gm)];
+    declared.push(...found.map(([, name]) => name!));
+  }
+  const internal = ['call', 'settle'];
+  const consumer = await readFile(join(PACKAGE, 'test/consumer/consumer.ts'), 'utf8');
+  const imported = [...consumer.slice(0, consumer.indexOf('} from')).matchAll(/^ {2}(?:type )?(\w+),$/gm)].map(([, name]) => name);
+  expect(imported.toSorted()).toEqual(declared.filter((name) => !internal.includes(name)).toSorted());
+});
+
+it('everything that is exported documents itself', async () => {
+  for (const name of ['constants', 'error', 'reports', 'service', 'types']) {
+    const lines = (await readFile(join(PACKAGE, `dist/${name}.d.ts`), 'utf8')).split('\n');
+    const members = lines.filter((line) => /^ {4}(readonly )?\w+\??[:(]/.test(line) && !line.includes('constructor('));
+    const exports = lines.filter((line) => /^export /.test(line) && !/^export (\{|\*)/.test(line));
+    for (const line of [...members, ...exports]) {
+      expect(lines[lines.indexOf(line) - 1], `${name}: ${line}`).toMatch(/\*\/$/);
+    }
+  }
+});
+
+it('both kinds of module share one service', () => {
+  const script = `
+    import { createRequire } from 'node:module';
+    import * as imported from 'agentmux-state';
+    const required = createRequire(process.cwd() + '/x.js')('agentmux-state');
+    const names = Object.keys(imported).filter((name) => name !== '__esModule').sort();
+    console.log(JSON.stringify([
+      imported.getStatePersistenceService() === required.getStatePersistenceService(),
+      names.join() === Object.keys(required).sort().join(),
+    ]));`;
+  const printed = execFileSync(process.execPath, ['--input-type=module', '--eval', script], { cwd: PACKAGE, encoding: 'utf8' });
+  expect(JSON.parse(printed)).toEqual([true, true]);
+});
+
+it('holds what is needed to run, and the binaries come by packages of their own', async () => {
+  const [{ files }] = JSON.parse(npm('pack', '--dry-run', '--json')) as [{ files: { path: string }[] }];
+  const modules = ['constants', 'error', 'index', 'native', 'reports', 'service', 'types'];
+  expect(files.map(({ path }) => path).toSorted()).toEqual(
+    [
+      'LICENSE',
+      'README.md',
+      'package.json',
+      'dist/index.mjs',
+      'dist/index.d.mts',
+      ...modules.flatMap((name) => [`dist/${name}.js`, `dist/${name}.d.ts`]),
+    ].toSorted(),
+  );
+  const directory = base();
+  for (const name of ['package.json', 'README.md', 'LICENSE']) {
+    await copyFile(join(PACKAGE, name), join(directory, name));
+  }
+  execFileSync(join(PACKAGE, 'node_modules/.bin/napi'), ['create-npm-dirs'], { cwd: directory, stdio: 'ignore' });
+  const platforms = (await readdir(join(directory, 'npm'))).toSorted();
+  expect(platforms).toEqual(['darwin-arm64', 'darwin-x64', 'linux-arm64-gnu', 'linux-arm64-musl', 'linux-x64-gnu', 'linux-x64-musl']);
+  const platform = JSON.parse(await readFile(join(directory, 'npm/linux-x64-gnu/package.json'), 'utf8')) as Record<string, unknown>;
+  expect(platform).toMatchObject({
+    name: 'agentmux-state-linux-x64-gnu',
+    main: 'agentmux-state.linux-x64-gnu.node',
+    files: ['agentmux-state.linux-x64-gnu.node'],
+    os: ['linux'],
+    cpu: ['x64'],
+  });
+  const loader = await readFile(join(PACKAGE, 'dist/native.js'), 'utf8');
+  expect(loader).toContain("require('agentmux-state-linux-x64-gnu')");
+});
+
+it('the binary can come from its own package', async () => {
+  const directory = await installed('commonjs');
+  const modules = join(directory, 'node_modules');
+  const name = 'agentmux-state.linux-x64-gnu.node';
+  const local = join(modules, 'agentmux-state/dist', name);
+  if (!(await readdir(join(PACKAGE, 'dist'))).includes(name)) {
+    return;
+  }
+  const platform = join(modules, 'agentmux-state-linux-x64-gnu');
+  await mkdir(platform);
+  await copyFile(local, join(platform, name));
+  const { version } = JSON.parse(await readFile(join(PACKAGE, 'package.json'), 'utf8')) as { version: string };
+  await writeFile(join(platform, 'package.json'), JSON.stringify({ name: 'agentmux-state-linux-x64-gnu', version, main: name }));
+  await rm(local);
+  const script = "console.log(new (require('agentmux-state').StatePersistenceService)('/x').getStateDir())";
+  expect(execFileSync(process.execPath, ['--eval', script], { cwd: directory, encoding: 'utf8' })).toBe('/x/.agentmux/state\n');
+});
+
+it('the versions agree, and nothing comes from elsewhere than the public registry', async () => {
+  const { version } = JSON.parse(await readFile(join(PACKAGE, 'package.json'), 'utf8')) as { version: string };
+  for (const manifest of ['Cargo.toml', '../../Cargo.toml']) {
+    expect(await readFile(join(PACKAGE, manifest), 'utf8')).toContain(`\nversion = "${version}"\n`);
+  }
+  const lock = await readFile(join(PACKAGE, 'package-lock.json'), 'utf8');
+  const hosts = [...lock.matchAll(/"resolved": "(https?:\/\/[^/]*)/g)].map(([, host]) => host);
+  expect(new Set(hosts).size).toBeLessThanOrEqual(1);
+  expect(hosts.every((host) => host === 'https://registry.npmjs.org')).toBe(true);
+});
