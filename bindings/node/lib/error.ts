@@ -65,12 +65,13 @@ export class StatePersistenceError extends Error {
 
 Object.defineProperty(StatePersistenceError.prototype, 'name', { value: 'StatePersistenceError', configurable: true });
 
-/** What the native part threw, as the caller gets it. */
+/** What the native part threw, as the caller gets it. Test runners give modules another `Error` than that of native code. */
 function translated(error: unknown): unknown {
-  if (!(error instanceof Error) || !error.message.startsWith('{')) {
+  const text = (error as Partial<Error> | undefined)?.message;
+  if (!text?.startsWith('{')) {
     return error;
   }
-  const { code, message, pid } = JSON.parse(error.message) as { code: StateErrorCode; message: string; pid?: number };
+  const { code, message, pid } = JSON.parse(text) as { code: StateErrorCode; message: string; pid?: number };
   return new StatePersistenceError(code, message, pid === undefined ? {} : { pid });
 }
 

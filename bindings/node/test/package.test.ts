@@ -1,11 +1,12 @@
 /** The package as it is published: what is in it, that its types compile, and that its README is true. */
 import { execFileSync } from 'node:child_process';
 import { copyFile, mkdir, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 
-import { expect, it } from 'vitest';
+import { expect, inject, it } from 'vitest';
 
-import { PACKAGE, base } from './helpers.js';
+import { StatePersistenceService, type OrchestratorState } from '../dist/index.mjs';
+import { FIXTURE, PACKAGE, base, task } from './helpers.js';
 
 function npm(...args: string[]): string {
   return execFileSync('npm', args, { cwd: PACKAGE, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
@@ -92,6 +93,61 @@ it('everything that is exported documents itself', async () => {
       expect(lines[lines.indexOf(line) - 1], `${name}: ${line}`).toMatch(/\*\/$/);
     }
   }
+});
+
+/** The blocks of the README in a language. */
+async function blocks(language: string): Promise<string[]> {
+  const readme = await readFile(join(PACKAGE, 'README.md'), 'utf8');
+  return [...readme.matchAll(/^```(\w+)\n([^]*?)^```$/gm)].filter(([, of]) => of === language).map(([, , text]) => text!);
+}
+
+it('the programs of the README compile', async () => {
+  const directory = await installed('module');
+  for (const program of await blocks('ts')) {
+    await writeFile(join(directory, 'consumer.ts'), program);
+    expect(compile(directory)).toBe('');
+  }
+  expect(await blocks('ts')).toHaveLength(2);
+});
+
+it('the README tells how to install it', async () => {
+  const [build, install] = await blocks('sh');
+  expect(build).toBe('cd bindings/node\nnpm install && npm test\n');
+  const directory = base();
+  await writeFile(join(directory, 'package.json'), '{"name": "orchestrator", "private": true}');
+  const command = install!.replace('/path/to/agentmux-state/bindings/node', `--offline '${PACKAGE}'`);
+  expect(command).not.toBe(install);
+  execFileSync('bash', ['-c', command], { cwd: directory, stdio: ['ignore', 'ignore', 'pipe'] });
+  const script = "console.log(require('agentmux-state').STATE_VERSION)";
+  expect(execFileSync(process.execPath, ['--eval', script], { cwd: directory, encoding: 'utf8' })).toBe('1.0.0\n');
+});
+
+it('the commands of the README lead back to the TypeScript service, and here again', async () => {
+  const home = base();
+  const state = join(home, '.agentmux/state');
+  await mkdir(state, { recursive: true });
+  await copyFile(FIXTURE, join(state, 'orchestrator-state.json'));
+  const service = new StatePersistenceService(home);
+  await service.initialize();
+  service.updateTask(task('T-new'));
+  await service.prepareForShutdown();
+
+  const run = (commands: string | undefined) => {
+    const script = commands!.replaceAll(/^\$ /gm, '');
+    const PATH = [dirname(inject('program')), process.env['PATH']].join(delimiter);
+    execFileSync('bash', ['-e', '-c', script], { env: { HOME: home, PATH }, stdio: ['ignore', 'ignore', 'pipe'] });
+  };
+  const [back, again] = await blocks('console');
+  run(back);
+  // What the TypeScript service does: reads the file, and writes it.
+  const file = join(state, 'orchestrator-state.json');
+  const document = JSON.parse(await readFile(file, 'utf8')) as OrchestratorState;
+  expect(document).toEqual(service.getState());
+  document.tasks.push(task('T-newer'));
+  await writeFile(file, JSON.stringify(document, null, 2));
+  run(again);
+  expect((await service.initialize())?.tasks.slice(-2)).toEqual([task('T-new'), task('T-newer')]);
+  await service.prepareForShutdown();
 });
 
 it('both kinds of module share one service', () => {
