@@ -6,6 +6,8 @@ export default defineConfig({
     globalSetup: 'test/setup.ts',
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    // Some tests measure, others start processes.
+    fileParallelism: false,
     // The tests use the package as it is published, not its sources.
     server: { deps: { external: [/\/dist\//] } },
   },

@@ -177,21 +177,29 @@ it('holds what is needed to run, and the binaries come by packages of their own'
       ...modules.flatMap((name) => [`dist/${name}.js`, `dist/${name}.d.ts`]),
     ].toSorted(),
   );
+  // What a release does, but for publishing; any file stands for the binaries of other platforms.
   const directory = base();
   for (const name of ['package.json', 'README.md', 'LICENSE']) {
     await copyFile(join(PACKAGE, name), join(directory, name));
   }
-  execFileSync(join(PACKAGE, 'node_modules/.bin/napi'), ['create-npm-dirs'], { cwd: directory, stdio: 'ignore' });
-  const platforms = (await readdir(join(directory, 'npm'))).toSorted();
-  expect(platforms).toEqual(['darwin-arm64', 'darwin-x64', 'linux-arm64-gnu', 'linux-arm64-musl', 'linux-x64-gnu', 'linux-x64-musl']);
-  const platform = JSON.parse(await readFile(join(directory, 'npm/linux-x64-gnu/package.json'), 'utf8')) as Record<string, unknown>;
-  expect(platform).toMatchObject({
-    name: 'agentmux-state-linux-x64-gnu',
-    main: 'agentmux-state.linux-x64-gnu.node',
-    files: ['agentmux-state.linux-x64-gnu.node'],
-    os: ['linux'],
-    cpu: ['x64'],
-  });
+  const platforms = ['darwin-arm64', 'darwin-x64', 'linux-arm64-gnu', 'linux-arm64-musl', 'linux-x64-gnu', 'linux-x64-musl'];
+  await mkdir(join(directory, 'artifacts'));
+  for (const platform of platforms) {
+    await writeFile(join(directory, `artifacts/agentmux-state.${platform}.node`), platform);
+  }
+  const napi = (...args: string[]) =>
+    execFileSync(join(PACKAGE, 'node_modules/.bin/napi'), args, { cwd: directory, stdio: 'ignore' });
+  napi('create-npm-dirs');
+  napi('artifacts');
+  napi('pre-publish', '--tag-style', 'npm', '--no-gh-release', '--skip-optional-publish');
+  expect((await readdir(join(directory, 'npm'))).toSorted()).toEqual(platforms);
+  const binary = 'agentmux-state.linux-x64-gnu.node';
+  expect(await readFile(join(directory, 'npm/linux-x64-gnu', binary), 'utf8')).toBe('linux-x64-gnu');
+  const read = async (path: string) => JSON.parse(await readFile(join(directory, path), 'utf8')) as Record<string, unknown>;
+  const platform = await read('npm/linux-x64-gnu/package.json');
+  expect(platform).toMatchObject({ name: 'agentmux-state-linux-x64-gnu', main: binary, files: [binary], os: ['linux'], cpu: ['x64'] });
+  const { version, optionalDependencies } = await read('package.json');
+  expect(optionalDependencies).toEqual(Object.fromEntries(platforms.map((name) => [`agentmux-state-${name}`, version])));
   const loader = await readFile(join(PACKAGE, 'dist/native.js'), 'utf8');
   expect(loader).toContain("require('agentmux-state-linux-x64-gnu')");
 });
