@@ -437,23 +437,34 @@ impl Error {
 
     /// Names the database that a failure of SQLite belongs to, and classifies it.
     pub(crate) fn at(self, path: &Path) -> Self {
-        use rusqlite::ErrorCode;
+        use rusqlite::{ErrorCode, ffi};
 
         let Self::Sqlite { source, .. } = self else { return self };
         let path = path.to_path_buf();
-        // The shared memory file beside the database, which readers need, too, could not grow.
-        if source.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
-            return Self::DiskFull { path };
-        }
+        let extended_code = source.sqlite_error().map(|error| error.extended_code);
         match source.sqlite_error_code() {
+            // The shared memory file beside the database, which readers need, too, could not grow.
+            _ if extended_code == Some(ffi::SQLITE_IOERR_SHMSIZE) => Self::DiskFull { path },
+            Some(ErrorCode::SystemIoFailure) => {
+                let action = match extended_code {
+                    Some(ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ) => "read",
+                    Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_TRUNCATE) => "write",
+                    Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => "sync",
+                    _ => "read or write",
+                };
+                Self::Io { action, path, source: io::Error::other(source.to_string()) }
+            }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
             Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: source.to_string() },
             Some(ErrorCode::NotADatabase) => Self::NotAStateDatabase { path, found: ForeignFile::NotSqlite },
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
-            Some(ErrorCode::CannotOpen) => {
-                Self::Io { action: "open", path, source: io::Error::other(source.to_string()) }
-            }
-            Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, detail: source.to_string() },
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => match (read_only_directory(&path), source) {
+                (Some(detail), _) => Self::ReadOnly { path, detail },
+                (None, source) if source.sqlite_error_code() == Some(ErrorCode::ReadOnly) => {
+                    Self::ReadOnly { path, detail: source.to_string() }
+                }
+                (None, source) => Self::Io { action: "open", path, source: io::Error::other(source.to_string()) },
+            },
             _ => Self::Sqlite { path, source },
         }
     }
@@ -472,6 +483,19 @@ impl From<rusqlite::Error> for Error {
     fn from(source: rusqlite::Error) -> Self {
         Self::Sqlite { path: PathBuf::new(), source }
     }
+}
+
+/// Why a database cannot be opened, where it is its directory that cannot be written.
+fn read_only_directory(database: &Path) -> Option<String> {
+    // A file without a name, which is gone at once.
+    let refused = tempfile::tempfile_in(database.parent()?).err()?;
+    let is_refused = matches!(refused.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+    (is_refused && database.exists()).then(|| {
+        format!(
+            "its directory cannot be written ({refused}), where SQLite keeps files while a database is open, also to read it. \
+             Make the directory writable, or read a copy of it or a backup"
+        )
+    })
 }
 
 fn count(number: usize, noun: &str) -> String {
