@@ -112,6 +112,9 @@ impl Database {
         let readers = Pool::builder()
             .max_size(readers.max(1))
             .min_idle(Some(0))
+            // Connections are never replaced: what looks after that keeps the pool's threads for half a minute after its end.
+            .max_lifetime(None)
+            .idle_timeout(None)
             // Each read asks the connection something at once; a separate question would only cost time.
             .test_on_check_out(false)
             .error_handler(Box::new(r2d2::NopErrorHandler))
@@ -215,13 +218,25 @@ impl Database {
         closing: bool,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let conn = writer.open(&self.path, closing)?.alone();
+        let writer = writer.open(&self.path, closing)?;
         let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
-        let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let transaction = writer.alone().transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         self.require_latest_schema(&transaction).map_err(|error| error.at(&self.path))?;
-        let result = work(&transaction)?;
-        transaction.commit().map_err(failed)?;
-        Ok(result)
+        let outcome = match work(&transaction) {
+            Ok(result) => transaction.commit().map(|()| result).map_err(|error| (true, failed(error).into())),
+            Err(error) => {
+                // As SQLite does where the disk is full.
+                let was_rolled_back = transaction.is_autocommit();
+                drop(transaction);
+                Err((was_rolled_back, error))
+            }
+        };
+        outcome.map_err(|(is_refused, error)| {
+            if is_refused {
+                writer.make_room();
+            }
+            error
+        })
     }
 
     /// Replaces the content by that of a copy, which belongs to us alone: in one transaction, under readers who see the

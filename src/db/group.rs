@@ -6,8 +6,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use rusqlite::{Connection, ffi};
+
+use super::connection::BUSY_TIMEOUT;
 
 /// How a commit failed; it is told to everyone in the group.
 type Failure = (ffi::Error, Option<String>);
@@ -66,6 +69,9 @@ impl GroupConnection {
         } else {
             self.open = None;
             self.roll_back();
+            if !is_open {
+                self.make_room();
+            }
             let message = "another update in the same commit made all of it roll back; nothing was changed".to_owned();
             group.decide(Err((ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message))));
         }
@@ -85,8 +91,24 @@ impl GroupConnection {
         if outcome.is_err() {
             // What could not be committed is not to be committed with what comes next.
             self.roll_back();
+            self.make_room();
         }
         group.decide(outcome.map(drop).map_err(failure));
+    }
+
+    /// Brings the log into the database and cuts it off, after a write failed: where the disk is full, it may be the log that
+    /// fills it, and who waits for its usual size waits in vain.
+    pub(super) fn make_room(&self) {
+        let make_room = || {
+            // Whoever reads is not waited for.
+            self.conn.busy_timeout(Duration::ZERO)?;
+            let truncated = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            self.conn.busy_timeout(BUSY_TIMEOUT)?;
+            truncated
+        };
+        if let Err(error) = make_room() {
+            tracing::debug!(%error, "could not bring the log into the database");
+        }
     }
 
     /// Ends the transaction that is open, where one is.
