@@ -29,7 +29,7 @@ pub struct CheckReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckFinding {
     /// What kind of thing it is: `integrity`, `foreign_key`, `unreadable`, `schema`, `dangling_reference`, `set_aside`,
-    /// `export`, `backup` or `permissions`.
+    /// `export`, `backup`, `wal` or `permissions`.
     pub kind: &'static str,
     /// What it is, and on which file or record.
     pub message: String,
@@ -71,6 +71,7 @@ impl StateStore {
             self.check_export(conn, &mut findings)
         })?;
         self.check_backups(&mut findings)?;
+        self.write_ahead_log().trouble().into_iter().for_each(|message| findings.note("wal", message));
         permissions(self.state_dir(), &mut findings);
         let Findings { problems, notes } = findings;
         Ok(CheckReport { ok: problems.is_empty(), problems, notes })

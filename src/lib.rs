@@ -53,7 +53,7 @@ pub use backup::{
 };
 pub use check::{CheckFinding, CheckReport};
 pub use clock::Clock;
-pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration};
+pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration, WriteAheadLog};
 pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir, write_private_file};
 pub use document::{
     ExportedFile, ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning,

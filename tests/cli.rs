@@ -119,7 +119,8 @@ fn status_counts_and_tells_how_the_last_run_ended() -> TestResult {
         status,
         json!({
             "stateDir": base.state_dir().canonicalize()?, "schemaVersion": StateStore::migration_status(base.state_dir())?.latest_schema_version, "stateVersion": "1.0.0",
-            "databaseBytes": status["databaseBytes"], "mode": "normal",
+            "databaseBytes": status["databaseBytes"],
+            "wal": {"bytes": status["wal"]["bytes"], "heldBackBy": []}, "mode": "normal",
             "counts": {
                 "conversations": 6, "messages": 72, "tasks": 24, "agents": 5, "projects": 3, "setAside": 0, "backups": 0
             },

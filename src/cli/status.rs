@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use agentmux_state::{Checkpoint, DirectoryLock, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp};
+use agentmux_state::{
+    Checkpoint, DirectoryLock, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp, WriteAheadLog,
+};
 use chrono::Utc;
 use serde::Serialize;
 
@@ -16,6 +18,7 @@ struct Status {
     schema_version: u32,
     state_version: String,
     database_bytes: u64,
+    wal: WriteAheadLog,
     mode: OrchestratorMode,
     counts: Counts,
     tasks_by_status: BTreeMap<String, u64>,
@@ -64,6 +67,7 @@ fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
         schema_version: summary.schema_version,
         state_version: summary.state_version,
         database_bytes: summary.database_bytes,
+        wal: store.write_ahead_log(),
         mode: summary.mode,
         counts: Counts {
             conversations: counts.conversations,
@@ -114,12 +118,17 @@ fn for_people(status: &Status) -> String {
     let checkpoint = status.last_checkpoint.as_ref().map_or("none yet".to_owned(), |checkpoint| {
         format!("{} ({})", print::ago(&checkpoint.checkpointed_at, now), print::clean(checkpoint.reason.as_str()))
     });
+    let pids: Vec<_> = status.wal.held_back_by.iter().map(u32::to_string).collect();
+    let log = match pids.is_empty() {
+        true => String::new(),
+        false => format!(", log of {} held back by process {}", print::bytes(status.wal.bytes), pids.join(", ")),
+    };
     let lines = [
         ("State", status.state_dir.display().to_string()),
         (
             "Database",
             format!(
-                "{}, schema version {}, document version {}",
+                "{}, schema version {}, document version {}{log}",
                 print::bytes(status.database_bytes),
                 status.schema_version,
                 print::clean(&status.state_version)

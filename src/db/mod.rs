@@ -13,6 +13,7 @@ mod lost_log;
 mod migrations;
 mod schema;
 mod table;
+mod wal;
 
 pub(crate) use backup::{
     backup_label, copy_database, create_copy, create_copy_of_version, prepare_copy, verify_database, version_of_damaged,
@@ -28,3 +29,5 @@ pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
 pub(crate) use schema::schema_differences;
 pub(crate) use table::{List, ListReader, Table, TableReader};
+pub use wal::WriteAheadLog;
+pub(crate) use wal::write_ahead_log;

@@ -40,7 +40,7 @@ pub use upgrade::MigrationDryRun;
 
 use crate::backup::{self, Backup};
 use crate::clock::Clock;
-use crate::db::{Database, Durability};
+use crate::db::{Database, Durability, WriteAheadLog, write_ahead_log};
 use crate::directory::{self, DATABASE_FILE};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -486,6 +486,20 @@ impl StateStore {
     pub fn summary(&self) -> Result<StoreSummary> {
         let backups = backup::count(self.state_dir())?;
         self.read(|conn| summary::read(conn, backups))
+    }
+
+    /// The write-ahead log: its size, and who keeps it from being cut back.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = agentmux_state::StateStore::open(dir.path())?;
+    /// assert!(store.write_ahead_log().held_back_by.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn write_ahead_log(&self) -> WriteAheadLog {
+        write_ahead_log(self.database().path())
     }
 
     pub(crate) fn database(&self) -> &Database {

@@ -1,0 +1,121 @@
+//! The write-ahead log: how large it is, and who keeps it from being cut back.
+//!
+//! A reader that stays inside a transaction keeps what was written since in the log, which then grows without bound. SQLite
+//! marks readers by locks on the shared memory file, and the kernel tells who holds these. The file itself is never opened
+//! here: closing it would drop SQLite's locks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::database::beside;
+
+/// The write-ahead log of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WriteAheadLog {
+    /// Size of `state.db-wal`.
+    pub bytes: u64,
+    /// Processes that read without an end, so that the log grows. Looked for where it is larger than it should be, and on
+    /// Linux only.
+    pub held_back_by: Vec<u32>,
+}
+
+/// Twice the size at which SQLite brings the log into the database.
+const LARGE: u64 = 8 * 1024 * 1024;
+
+/// The bytes of the shared memory file that readers lock, as SQLite's file format says.
+const READ_LOCKS: std::ops::RangeInclusive<u64> = 123..=127;
+
+/// The log of a database, and who holds it back. Not to be asked inside a read transaction: this process would be one of
+/// them.
+pub(crate) fn write_ahead_log(database: &Path) -> WriteAheadLog {
+    let bytes = fs::metadata(beside(database, "-wal")).map_or(0, |metadata| metadata.len());
+    let held_back_by = if bytes > LARGE { long_readers(&beside(database, "-shm")) } else { BTreeSet::new() };
+    WriteAheadLog { bytes, held_back_by: held_back_by.into_iter().collect() }
+}
+
+impl WriteAheadLog {
+    /// Whether it is larger than it should be, and why; `None` where it is not.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        if self.held_back_by.is_empty() {
+            return None;
+        }
+        let holders: Vec<_> = self.held_back_by.iter().map(|pid| process(*pid)).collect();
+        Some(format!(
+            "the log state.db-wal has {} bytes and grows, as {} reads without an end; it shrinks once that one is done",
+            self.bytes,
+            holders.join(" and ")
+        ))
+    }
+}
+
+/// Processes that read all the time that this looks.
+fn long_readers(shared_memory: &Path) -> BTreeSet<u32> {
+    const LOOKS: u32 = 5;
+    const BETWEEN: Duration = Duration::from_millis(20);
+    let mut found = readers(shared_memory);
+    for _ in 1..LOOKS {
+        if found.is_empty() {
+            break;
+        }
+        thread::sleep(BETWEEN);
+        let now = readers(shared_memory);
+        found.retain(|pid| now.contains(pid));
+    }
+    found
+}
+
+/// Processes that read at this moment.
+fn readers(shared_memory: &Path) -> BTreeSet<u32> {
+    let Ok(metadata) = fs::metadata(shared_memory) else { return BTreeSet::new() };
+    let device = metadata.dev();
+    let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
+    let minor = device & 0xff | (device >> 12) & !0xff;
+    let file = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().filter_map(|line| reader(line, &file)).collect()
+}
+
+/// The process of a line of `/proc/locks`, where it reads the database with that shared memory file. For instance
+/// `1: POSIX  ADVISORY  READ 4711 fe:00:123456 124 124`.
+fn reader(line: &str, file: &str) -> Option<u32> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let [_, "POSIX", _, "READ", pid, locked, first, last] = words[..] else { return None };
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let is_read_lock = locked == file && first <= *READ_LOCKS.end() && last >= *READ_LOCKS.start();
+    pid.parse().ok().filter(|_| is_read_lock)
+}
+
+/// A process for people: its number and its program.
+pub(crate) fn process(pid: u32) -> String {
+    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(program) => format!("process {pid} ({})", program.trim_end()),
+        Err(_) => format!("process {pid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reader;
+
+    #[test]
+    fn who_reads_is_known_by_the_locks() {
+        let file = "fe:00:77";
+        let of = |line| reader(line, file);
+        assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:77 124 124"), Some(4711));
+        assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:77 120 123"), Some(4711), "neighbours are one lock");
+        assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:77 128 128"), None, "who merely has it open");
+        assert_eq!(of("3: POSIX  ADVISORY  WRITE 4711 fe:00:77 124 124"), None);
+        assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:78 124 124"), None);
+        assert_eq!(of("3: -> POSIX  ADVISORY  READ 4711 fe:00:77 124 124"), None, "who waits");
+        assert_eq!(of("3: OFDLCK ADVISORY  READ -1 fe:00:77 124 124"), None);
+        assert_eq!(of("3: FLOCK  ADVISORY  WRITE 4711 fe:00:77 0 EOF"), None);
+        assert_eq!(of(""), None);
+    }
+}
