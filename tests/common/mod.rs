@@ -31,6 +31,17 @@ impl Base {
         Ok(Self { dir: tempfile::tempdir()? })
     }
 
+    /// In a directory, for instance on a file system of its own.
+    pub fn new_in(directory: &Path) -> std::io::Result<Self> {
+        Ok(Self { dir: tempfile::tempdir_in(directory)? })
+    }
+
+    /// In memory where that can be had: for what needs no disk, and is done often.
+    pub fn in_memory() -> std::io::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::new_in(memory) } else { Self::new() }
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }

@@ -1,7 +1,9 @@
 //! Processes that are this test program itself, started again in a role. The program needs a test `in_a_role`, which does
 //! nothing unless [`role`] says otherwise.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -12,7 +14,21 @@ const BASE: &str = "STATE_TEST_BASE";
 
 /// Starts this program again in a role.
 pub fn start(role: &str, base: &Base) -> std::io::Result<(Child, BufReader<ChildStdout>)> {
-    let mut child = Command::new(std::env::current_exe()?)
+    start_under(&[], role, base)
+}
+
+/// As [`start`], under another program, such as `strace`, with its arguments.
+pub fn start_under(program: &[&str], role: &str, base: &Base) -> std::io::Result<(Child, BufReader<ChildStdout>)> {
+    let this = std::env::current_exe()?;
+    let mut command = match program {
+        [] => Command::new(this),
+        [first, others @ ..] => {
+            let mut command = Command::new(first);
+            command.args(others).arg(this);
+            command
+        }
+    };
+    let mut child = command
         .args(["--exact", "in_a_role", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .env(BASE, base.path())
@@ -33,9 +49,11 @@ pub fn role() -> Option<(String, PathBuf)> {
     Some((std::env::var(ROLE).ok()?, std::env::var_os(BASE)?.into()))
 }
 
-/// Says a line to who started this role.
+/// Says a line to who started this role, at once.
 pub fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    // The test runner leaves its own line unfinished.
-    writeln!(out, "\n> {line}").and_then(|()| out.flush()).expect("somebody listens");
+    // Not by the system call `write`, which `strace` may make fail. The test runner leaves its own line unfinished.
+    let line = format!("\n> {line}\n");
+    let out = std::io::stdout().as_fd().try_clone_to_owned().expect("standard output is there");
+    let written = File::from(out).write_vectored(&[IoSlice::new(line.as_bytes())]).expect("somebody listens");
+    assert_eq!(written, line.len(), "a pipe takes a line whole");
 }

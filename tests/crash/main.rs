@@ -1,0 +1,68 @@
+//! A laboratory of crashes: what can happen to processes, files and disks, tried on purpose. A ledger outside holds what was
+//! acknowledged, and nothing of that may be lost.
+//!
+//! `cargo test` runs the short form. The long form, with its figures:
+//! `STATE_TEST_LONG=1 cargo test --release --test crash -- --nocapture --test-threads=1`
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod crowd;
+mod disk;
+mod faults;
+mod kill;
+mod ledger;
+mod power;
+mod reader;
+mod recording;
+mod shutdown;
+mod work;
+
+use common::TestResult;
+
+/// In the processes that the tests start; else it does nothing.
+#[test]
+fn in_a_role() -> TestResult {
+    let Some((role, base)) = common::role::role() else { return Ok(()) };
+    let (name, arguments) = role.split_once(' ').unwrap_or((&role, ""));
+    match name {
+        "work" => work::for_ever(&base, arguments),
+        "group" => work::in_threads(&base, arguments),
+        "script" => work::script(&base, arguments),
+        "many" => power::many_updates(&base, arguments),
+        "crowd" => crowd::write(&base, arguments),
+        "look" => crowd::look(&base),
+        "back_up" => crowd::back_up(&base),
+        "read" => reader::read_for_ever(&base),
+        "toggle" => disk::work_on_request(&base),
+        "service" => shutdown::serve(&base),
+        other => panic!("no role {other}"),
+    }
+}
+
+/// Whether the long form is wanted.
+fn is_long() -> bool {
+    std::env::var_os("STATE_TEST_LONG").is_some()
+}
+
+/// The number for this form.
+fn choose<T>(short: T, long: T) -> T {
+    if is_long() { long } else { short }
+}
+
+/// Random numbers by splitmix64: the same ones for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
