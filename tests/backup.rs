@@ -16,7 +16,6 @@ use agentmux_state::{
     StatePersistenceService, StateStore, StoreOptions, TaskStatus,
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use common::trace::{can_trace, sweep};
 use common::{Base, FIXTURE, QUIRKS, TestResult, agent, base_of, conversation, export, fixture, import, project, task};
 use rusqlite::{Connection, OptionalExtension};
 
@@ -560,60 +559,5 @@ fn who_asks_is_told_the_progress() -> TestResult {
         assert_eq!(Some(last.done), last.total, "{last:?}");
     }
     assert!(seen.iter().filter(|progress| progress.stage == Stage::Importing).count() >= 4);
-    Ok(())
-}
-
-#[test]
-fn a_restore_killed_at_any_write_leaves_the_old_state_or_the_new() -> TestResult {
-    if !can_trace() {
-        return Ok(());
-    }
-    let base = Base::new()?;
-    import(&base.store()?, FIXTURE)?;
-    let good = base.store()?.create_backup("good")?.id;
-    let change = || base.store()?.update_task(&task("T-new", TaskStatus::InProgress));
-    change()?;
-    let changed = export(&base.store()?)?;
-    let (mut old, mut new) = (0, 0);
-    let step = if std::env::var_os("STATE_TEST_LONG").is_some() { 1 } else { 5 };
-    let kills = sweep(&base, &["backup", "restore", &good], step, |nth| {
-        let found = export(&base.store()?)?;
-        if found == changed {
-            old += 1;
-        } else {
-            assert!(found == FIXTURE, "killed at write {nth}: a mixture");
-            new += 1;
-            change()?;
-        }
-        let mut integrity = base.sql()?.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))?;
-        integrity.truncate(100);
-        assert_eq!(integrity, "ok", "killed at write {nth}");
-        Ok(())
-    })?;
-    eprintln!("restore killed at {kills} writes: {old} times the old state, {new} times the new");
-    assert!(kills >= 50 && old >= 10 && new >= 1, "{kills} kills, {old} old, {new} new");
-    let verdicts = base.store()?.verify_backups(None)?;
-    assert!(verdicts.iter().all(|verdict| verdict.ok), "every safety backup is whole: {verdicts:?}");
-    Ok(())
-}
-
-#[test]
-fn a_backup_killed_at_any_write_is_whole_or_not_there() -> TestResult {
-    if !can_trace() {
-        return Ok(());
-    }
-    let base = Base::new()?;
-    import(&base.store()?, FIXTURE)?;
-    let kills = sweep(&base, &["backup", "create", "swept"], 3, |nth| {
-        for verdict in base.store()?.verify_backups(None)? {
-            assert!(verdict.ok, "killed at write {nth}: {verdict:?}");
-        }
-        Ok(())
-    })?;
-    assert!(kills >= 10, "{kills} kills");
-    base.store()?.create_backup("next")?;
-    for name in base.backups()? {
-        assert!(name.ends_with(".db") || name.ends_with(".db.sha256"), "{name}");
-    }
     Ok(())
 }

@@ -141,8 +141,7 @@ impl Database {
         let mut conn = match self.readers.get() {
             Ok(conn) => conn,
             Err(error) => {
-                Connection::open_with_flags(&self.path, connection::READ_ONLY)
-                    .map_err(|error| Error::from(error).at(&self.path))?;
+                drop(open_existing(&self.path)?);
                 tracing::warn!(%error, "no connection for reading became free");
                 return Err(Error::Busy { path: self.path.clone() });
             }

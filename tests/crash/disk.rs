@@ -211,7 +211,7 @@ fn a_directory_that_turns_read_only_is_told_by_its_kind_and_recovered_from() -> 
         let files = [base.file("state.db"), base.file("self-improvement")];
         Ok(directories.into_iter().chain(files).collect())
     };
-    if fs::metadata(base.path())?.permissions().mode() & 0o777 == 0 || chown(base.path(), Some(NOBODY), None).is_err() {
+    if chown(base.path(), Some(NOBODY), None).is_err() {
         eprintln!("SKIPPED: only root can become somebody whom permissions stop");
         return Ok(());
     }

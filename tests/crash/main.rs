@@ -2,7 +2,7 @@
 //! acknowledged, and nothing of that may be lost.
 //!
 //! `cargo test` runs the short form. The long form, with its figures:
-//! `STATE_TEST_LONG=1 cargo test --release --test crash -- --nocapture --test-threads=1`
+//! `STATE_TEST_LONG=1 cargo test --release --test crash -- --nocapture --test-threads=2`
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]

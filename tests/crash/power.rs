@@ -91,7 +91,7 @@ fn a_power_cut_loses_nothing_acknowledged() -> TestResult {
     let mut events = record("script 1", &base)?;
     // A second process goes on from what the first one left.
     events.extend(record("script 100", &base)?);
-    let found = cut(&events, choose(50, 4000), false)?;
+    let found = cut(&events, choose(50, 1500), false)?;
     assert_eq!(found.lost, 0);
     assert!(found.cuts >= choose(30, 500) && found.acknowledged > found.cuts, "{} cuts", found.cuts);
     figures(
@@ -116,7 +116,7 @@ fn a_power_cut_over_many_updates() -> TestResult {
         let base = Base::in_memory()?;
         let updates = choose(250, 1000);
         let events = record(&format!("many {updates} {durability}"), &base)?;
-        let found = cut(&events, choose(25, 1500), may_lose)?;
+        let found = cut(&events, choose(25, 700), may_lose)?;
         if !may_lose {
             assert_eq!(found.lost, 0);
         }
@@ -143,7 +143,7 @@ fn a_power_cut_with_less_durability_loses_the_last_steps_and_damages_nothing() -
     }
     let base = Base::in_memory()?;
     let events = record("script 1 normal", &base)?;
-    let found = cut(&events, choose(25, 1500), true)?;
+    let found = cut(&events, choose(25, 700), true)?;
     figures(
         "power loss, NORMAL, every operation",
         &format!(

@@ -36,7 +36,7 @@ pub fn record(role: &str, base: &Base) -> Result<Vec<Event>, Box<dyn std::error:
     let trace = tempfile::NamedTempFile::new()?;
     let calls = format!("trace={CALLS}");
     let file = trace.path().to_string_lossy().into_owned();
-    let strace = ["strace", "-f", "-y", "-xx", "-s", "100000000", "-qq", "-o", &file, "-e", &calls];
+    let strace = ["strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "100000000", "-qq", "-o", &file, "-e", &calls];
     let (mut child, mut output) = start_under(&strace, role, base)?;
     let mut said = String::new();
     output.read_to_string(&mut said)?;
