@@ -4,20 +4,18 @@
 //! an empty one. The shared memory file, which stays behind when a process is killed, says how many frames there were.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::database::beside;
+use super::wal::locks;
 
 /// How many frames are missing at the end of the log of a database that nobody has open, of how many; `None` where none are, or
 /// nothing tells.
 pub(crate) fn missing_frames(database: &Path) -> Option<(u32, u32)> {
     let shared_memory = beside(database, "-shm");
-    let metadata = fs::symlink_metadata(&shared_memory).ok().filter(fs::Metadata::is_file)?;
     // Whoever has it open keeps a lock on it. Then nothing was lost, and to open the file here would drop this process's locks.
-    let is_open = fs::read_to_string("/proc/locks").map_or(true, |locks| {
-        locks.lines().any(|line| line.split_whitespace().any(|word| is_inode(word, metadata.ino())))
-    });
+    // Where nobody can tell, nothing is looked at.
+    let is_open = locks(&shared_memory).is_none_or(|locks| !locks.is_empty());
     if is_open {
         return None;
     }
@@ -25,11 +23,6 @@ pub(crate) fn missing_frames(database: &Path) -> Option<(u32, u32)> {
     let log = fs::read(beside(database, "-wal")).unwrap_or_default();
     let whole = whole_frames(&log, &index).unwrap_or(0);
     (whole < index.frames && index.backfilled < index.frames).then(|| (index.frames - whole, index.frames))
-}
-
-/// Whether a word of `/proc/locks`, as `fe:00:1234`, names a file.
-fn is_inode(word: &str, inode: u64) -> bool {
-    word.rsplit(':').next().is_some_and(|last| word.matches(':').count() == 2 && last.parse() == Ok(inode))
 }
 
 /// What the shared memory file says of the log: <https://www.sqlite.org/walformat.html#the_wal_index_file_format>

@@ -73,22 +73,27 @@ fn long_readers(shared_memory: &Path) -> BTreeSet<u32> {
 
 /// Processes that read at this moment.
 fn readers(shared_memory: &Path) -> BTreeSet<u32> {
-    let Ok(metadata) = fs::metadata(shared_memory) else { return BTreeSet::new() };
+    locks(shared_memory).unwrap_or_default().iter().filter_map(|line| reader(line)).collect()
+}
+
+/// The lines of `/proc/locks` about a file, which is not opened for that; `None` where there is no such list.
+pub(super) fn locks(file: &Path) -> Option<Vec<String>> {
+    let metadata = fs::metadata(file).ok()?;
     let device = metadata.dev();
     let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
     let minor = device & 0xff | (device >> 12) & !0xff;
-    let file = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    locks.lines().filter_map(|line| reader(line, &file)).collect()
+    let name = format!(" {major:02x}:{minor:02x}:{} ", metadata.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    Some(locks.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect())
 }
 
-/// The process of a line of `/proc/locks`, where it reads the database with that shared memory file. For instance
+/// The process of a line of `/proc/locks` about a shared memory file, where it reads the database. For instance
 /// `1: POSIX  ADVISORY  READ 4711 fe:00:123456 124 124`.
-fn reader(line: &str, file: &str) -> Option<u32> {
+fn reader(line: &str) -> Option<u32> {
     let words: Vec<_> = line.split_whitespace().collect();
-    let [_, "POSIX", _, "READ", pid, locked, first, last] = words[..] else { return None };
+    let [_, "POSIX", _, "READ", pid, _, first, last] = words[..] else { return None };
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-    let is_read_lock = locked == file && first <= *READ_LOCKS.end() && last >= *READ_LOCKS.start();
+    let is_read_lock = first <= *READ_LOCKS.end() && last >= *READ_LOCKS.start();
     pid.parse().ok().filter(|_| is_read_lock)
 }
 
@@ -106,13 +111,11 @@ mod tests {
 
     #[test]
     fn who_reads_is_known_by_the_locks() {
-        let file = "fe:00:77";
-        let of = |line| reader(line, file);
+        let of = reader;
         assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:77 124 124"), Some(4711));
         assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:77 120 123"), Some(4711), "neighbours are one lock");
         assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:77 128 128"), None, "who merely has it open");
         assert_eq!(of("3: POSIX  ADVISORY  WRITE 4711 fe:00:77 124 124"), None);
-        assert_eq!(of("3: POSIX  ADVISORY  READ 4711 fe:00:78 124 124"), None);
         assert_eq!(of("3: -> POSIX  ADVISORY  READ 4711 fe:00:77 124 124"), None, "who waits");
         assert_eq!(of("3: OFDLCK ADVISORY  READ -1 fe:00:77 124 124"), None);
         assert_eq!(of("3: FLOCK  ADVISORY  WRITE 4711 fe:00:77 0 EOF"), None);

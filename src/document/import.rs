@@ -224,7 +224,7 @@ impl<R> Counted<'_, R> {
 }
 
 /// When the last checkpoint in a document was made.
-pub(super) fn checkpointed_at(reader: impl BufRead, source_name: &str) -> Result<Timestamp> {
+pub(crate) fn checkpointed_at(reader: impl BufRead, source_name: &str) -> Result<Timestamp> {
     Ok(reader::read(reader, source_name, MAX_RECORD_BYTES, "", &mut Counter::default())?.head.checkpointed_at)
 }
 

@@ -18,6 +18,6 @@ mod version;
 
 pub use export::ExportedFile;
 pub(crate) use export::export;
-pub(crate) use import::import;
 pub use import::{ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning};
+pub(crate) use import::{checkpointed_at, import};
 pub(crate) use typescript::typescript_file;

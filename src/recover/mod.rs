@@ -79,7 +79,7 @@ const LOG: &str = "log";
 const SOURCE: &str = "recovery";
 
 /// Rebuilds a damaged database from what can be read of it and from the newest good backup or export. Every
-/// [`StateStore`](crate::StateStore) on it is to be closed.
+/// [`StateStore`] on it is to be closed.
 ///
 /// ```no_run
 /// use agentmux_state::{StoreOptions, recover};

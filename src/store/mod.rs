@@ -15,7 +15,7 @@ mod prune;
 pub(crate) mod run;
 pub(crate) mod self_improvement;
 pub(crate) mod set_aside;
-mod summary;
+pub(crate) mod summary;
 pub(crate) mod task;
 mod upgrade;
 

@@ -75,7 +75,7 @@ pub(crate) fn counts(conn: &Connection) -> Result<Counts> {
     })?)
 }
 
-pub(super) fn read(conn: &Connection, backups: u64) -> Result<StoreSummary> {
+pub(crate) fn read(conn: &Connection, backups: u64) -> Result<StoreSummary> {
     let head = head::read(conn)?;
     let mut tasks_by_status = BTreeMap::new();
     let mut select = conn.prepare_cached("SELECT status, count(*) FROM tasks GROUP BY status")?;

@@ -32,6 +32,35 @@ export interface CheckReport {
   problems: CheckFinding[];
   /** What is worth knowing and may well be meant. */
   notes: CheckFinding[];
+  /** Sizes and numbers, to be compared with those of another time. */
+  facts: CheckFacts;
+}
+
+/** Sizes and numbers of a state. */
+export interface CheckFacts {
+  /** Version of the database's schema. */
+  schemaVersion: number;
+  /** Size of `state.db`, in bytes. */
+  databaseBytes: number;
+  /** Of it, bytes that hold nothing. */
+  unusedBytes: number;
+  /** Size of `state.db-wal`, in bytes. */
+  walBytes: number;
+  /** Bytes that the file system has left; `null` where it does not tell. */
+  diskFreeBytes: number | null;
+  conversations: number;
+  /** Messages of all conversations. */
+  messages: number;
+  tasks: number;
+  agents: number;
+  projects: number;
+  /** Records that imports could not read. */
+  setAside: number;
+  backups: number;
+  /** The newest backup's id. */
+  newestBackup: string | null;
+  /** When the last checkpoint was made. */
+  checkpointedAt: string | null;
 }
 
 /** A message that was found. */

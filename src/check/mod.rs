@@ -1,0 +1,314 @@
+//! Whether everything is as it should be. Reports facts, changes nothing.
+
+mod disk;
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use serde::Serialize;
+
+use crate::backup::{Backup, SAFETY_LABEL};
+use crate::db::schema_differences;
+use crate::directory::EXPORT_FILE;
+use crate::document::checkpointed_at;
+use crate::error::Result;
+use crate::model::Timestamp;
+use crate::store::{self, StateStore, checkpoint, set_aside, summary};
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckReport {
+    /// Whether there is no problem.
+    pub ok: bool,
+    /// What is wrong and needs somebody.
+    pub problems: Vec<CheckFinding>,
+    /// What is worth knowing and may well be meant.
+    pub notes: Vec<CheckFinding>,
+    /// Sizes and numbers, to be compared with those of another time.
+    pub facts: CheckFacts,
+}
+
+/// Sizes and numbers of a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckFacts {
+    /// Version of the database's schema.
+    pub schema_version: u32,
+    /// Size of `state.db`, in bytes.
+    pub database_bytes: u64,
+    /// Of it, bytes that hold nothing.
+    pub unused_bytes: u64,
+    /// Size of `state.db-wal`, in bytes.
+    pub wal_bytes: u64,
+    /// Bytes that the file system has left for this user; `None` where it does not tell.
+    pub disk_free_bytes: Option<u64>,
+    /// Conversations.
+    pub conversations: u64,
+    /// Messages of all conversations.
+    pub messages: u64,
+    /// Tasks.
+    pub tasks: u64,
+    /// Agents.
+    pub agents: u64,
+    /// Projects.
+    pub projects: u64,
+    /// Records that imports could not read.
+    pub set_aside: u64,
+    /// Backups.
+    pub backups: u64,
+    /// The newest backup.
+    pub newest_backup: Option<String>,
+    /// When the last checkpoint was made.
+    pub checkpointed_at: Option<Timestamp>,
+}
+
+/// Something that a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckFinding {
+    /// What kind of thing it is: `integrity`, `foreign_key`, `unreadable`, `schema`, `invariant`, `contradiction`,
+    /// `dangling_reference`, `set_aside`, `damaged`, `export`, `backup`, `wal`, `space`, `file_system` or `permissions`.
+    pub kind: &'static str,
+    /// What it is, and on which file or record.
+    pub message: String,
+}
+
+/// How many findings of one kind are told one by one.
+const MOST: usize = 100;
+
+impl StateStore {
+    /// Checks the database's integrity, its references, that every row can be read, its schema, what is always true of a state,
+    /// the export, the newest backup, the log, free space, the file system and the permissions; and notes references to
+    /// entities that are gone, records set aside and damaged files. Changes nothing.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let state_dir = dir.path().join("state");
+    /// let store = agentmux_state::StateStore::open(state_dir)?;
+    /// assert!(store.check()?.ok);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check(&self) -> Result<CheckReport> {
+        let mut findings = Findings::default();
+        let (summary, unused_bytes) = self.read(|conn| {
+            integrity(conn, &mut findings)?;
+            // Rows that cannot be read are a finding; that SQLite cannot read them was found above.
+            if let Err(error) = store::read_state(conn, self.now()) {
+                findings.problem("unreadable", error.to_string());
+            }
+            for difference in schema_differences(conn, self.database().path())? {
+                findings.problem("schema", difference);
+            }
+            invariants(conn, &mut findings)?;
+            dangling_references(conn, &mut findings)?;
+            self.check_set_aside(conn, &mut findings)?;
+            self.check_export(conn, &mut findings)?;
+            Ok((summary::read(conn, 0)?, unused(conn, &mut findings)?))
+        })?;
+        let backups = self.check_backups(&mut findings)?;
+        let wal = self.write_ahead_log();
+        wal.trouble().into_iter().for_each(|message| findings.note("wal", message));
+        let disk_free_bytes = disk::check(self.state_dir(), summary.database_bytes, &mut findings);
+        let counts = summary.counts;
+        let facts = CheckFacts {
+            schema_version: summary.schema_version,
+            database_bytes: summary.database_bytes,
+            unused_bytes,
+            wal_bytes: wal.bytes,
+            disk_free_bytes,
+            conversations: counts.conversations,
+            messages: counts.messages,
+            tasks: counts.tasks,
+            agents: counts.agents,
+            projects: counts.projects,
+            set_aside: counts.set_aside,
+            backups: backups.len() as u64,
+            newest_backup: backups.into_iter().next().map(|backup| backup.id),
+            checkpointed_at: summary.last_checkpoint.map(|checkpoint| checkpoint.checkpointed_at),
+        };
+        let Findings { problems, notes } = findings;
+        Ok(CheckReport { ok: problems.is_empty(), problems, notes, facts })
+    }
+
+    fn check_set_aside(&self, conn: &Connection, findings: &mut Findings) -> Result<()> {
+        let (records, bytes) = set_aside::size(conn)?;
+        if records > 0 {
+            findings
+                .note("set_aside", format!("imports could not read {records} records; the table set_aside keeps them"));
+        }
+        let limit = self.options().limits.set_aside_bytes;
+        if bytes > limit / 10 * 9 {
+            let message = format!(
+                "the table set_aside holds {bytes} of {limit} bytes; beyond that the oldest go, after a backup"
+            );
+            findings.note("set_aside", message);
+        }
+        Ok(())
+    }
+
+    fn check_export(&self, conn: &Connection, findings: &mut Findings) -> Result<()> {
+        let is_there = self.state_dir().join(EXPORT_FILE).exists();
+        if checkpoint::last_export(conn)?.is_none() {
+            return Ok(());
+        }
+        if !is_there {
+            findings.note("export", format!("{EXPORT_FILE} is gone; the next checkpoint writes it again"));
+        } else if checkpoint::export_is_behind(conn)? {
+            findings.note("export", format!("{EXPORT_FILE} is older than the last checkpoint"));
+        } else if let Some(at) = export_checkpoint(&self.state_dir().join(EXPORT_FILE))
+            && checkpoint::last(conn)?.and_then(|last| last.checkpointed_at.parse()).is_some_and(|last| last < at)
+        {
+            findings.problem(
+                "export",
+                format!(
+                    "{EXPORT_FILE} tells of a checkpoint at {}, which the database does not know: it has lost what came after its \
+                     own last one, or another program wrote the file",
+                    Timestamp::from(at).as_str()
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// The backups, newest first.
+    fn check_backups(&self, findings: &mut Findings) -> Result<Vec<Backup>> {
+        let backups = self.list_backups()?;
+        if backups.is_empty() {
+            findings.note("backup", "there is no backup".into());
+        }
+        for backup in &backups {
+            let Some(verdict) = self.verify_backups(Some(&backup.id))?.into_iter().find(|verdict| !verdict.ok) else {
+                break;
+            };
+            let message = format!("backup {} cannot be trusted: {}", verdict.id, verdict.problems.join("; "));
+            if backup.label != SAFETY_LABEL {
+                findings.problem("backup", message);
+                break;
+            }
+            // What was gone back from may be of a newer release, or have been damaged.
+            findings.note("backup", message);
+        }
+        Ok(backups)
+    }
+}
+
+/// When the checkpoint was made that an export holds; `None` where it cannot be read, which is no fault of the database.
+fn export_checkpoint(path: &Path) -> Option<DateTime<Utc>> {
+    let file = BufReader::with_capacity(64 * 1024, File::open(path).ok()?);
+    checkpointed_at(file, &path.display().to_string()).ok()?.parse()
+}
+
+#[derive(Default)]
+struct Findings {
+    problems: Vec<CheckFinding>,
+    notes: Vec<CheckFinding>,
+}
+
+impl Findings {
+    fn problem(&mut self, kind: &'static str, message: String) {
+        self.problems.push(CheckFinding { kind, message });
+    }
+
+    fn note(&mut self, kind: &'static str, message: String) {
+        self.notes.push(CheckFinding { kind, message });
+    }
+}
+
+fn integrity(conn: &Connection, findings: &mut Findings) -> Result<()> {
+    let mut select = conn.prepare(&format!("PRAGMA integrity_check({MOST})"))?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let verdict: String = row.get(0)?;
+        if verdict != "ok" {
+            findings.problem("integrity", verdict);
+        }
+    }
+    let mut select = conn.prepare("SELECT \"table\", count(*) FROM pragma_foreign_key_check GROUP BY 1")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (table, number): (String, u64) = (row.get(0)?, row.get(1)?);
+        findings.problem("foreign_key", format!("{number} rows of {table} belong to nothing"));
+    }
+    Ok(())
+}
+
+/// What is always true of a state, whoever wrote it.
+fn invariants(conn: &Connection, findings: &mut Findings) -> Result<()> {
+    let is = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, bool>(0));
+    if is("SELECT count(*) > 1 FROM runs WHERE outcome IS NULL")? {
+        findings.problem("invariant", "several runs have not ended; only one can go on".into());
+    }
+    if is(
+        "SELECT (EXISTS (SELECT 1 FROM tasks) OR EXISTS (SELECT 1 FROM conversations)) AND NOT EXISTS (SELECT 1 FROM state)",
+    )? {
+        findings.problem("invariant", "there are tasks or conversations, but no row in the table state".into());
+    }
+    for (table, owner) in LISTS {
+        let sql = format!(
+            "SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {owner} HAVING max(position) + 1 <> count(*))"
+        );
+        let lists: u64 = conn.query_row(&sql, [], |row| row.get(0))?;
+        if lists > 0 {
+            let message = format!("{lists} lists in {table} lack an item: their positions have gaps");
+            findings.problem("invariant", message);
+        }
+    }
+    let contradictions: u64 = conn.query_row("SELECT count(*) FROM contradictions", [], |row| row.get(0))?;
+    if contradictions > 0 {
+        let message =
+            format!("two places say different things in {contradictions} cases; the view contradictions names them");
+        findings.note("contradiction", message);
+    }
+    Ok(())
+}
+
+/// Lists that are numbered from 0, and what names one of them.
+const LISTS: &[(&str, &str)] = &[
+    ("task_steps", "task_id, kind"),
+    ("task_blockers", "task_id"),
+    ("task_dependencies", "task_id, relation"),
+    ("task_checkpoint_files", "task_id"),
+    ("task_checkpoint_actions", "task_id"),
+    ("project_tasks", "project_id"),
+    ("project_agents", "project_id"),
+];
+
+/// Bytes of the database that hold nothing.
+fn unused(conn: &Connection, findings: &mut Findings) -> Result<u64> {
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    let (free, pages, size) = (pragma("freelist_count")?, pragma("page_count")?, pragma("page_size")?);
+    if free * 4 > pages && free * size > 1024 * 1024 {
+        let message =
+            format!("{} of {} bytes hold nothing; `agentmux-state prune` gives them back", free * size, pages * size);
+        findings.note("space", message);
+    }
+    if pragma("auto_vacuum")? == 0 {
+        let message =
+            "another program has written this database; `agentmux-state prune` once makes space go back by itself";
+        findings.note("space", message.into());
+    }
+    Ok(free * size)
+}
+
+fn dangling_references(conn: &Connection, findings: &mut Findings) -> Result<()> {
+    let mut select = conn.prepare("SELECT kind, id, missing_kind, missing_id FROM dangling_references")?;
+    let mut rows = select.query([])?;
+    let mut found = 0;
+    while let Some(row) = rows.next()? {
+        found += 1;
+        if found <= MOST {
+            let part = |column| row.get::<_, String>(column);
+            let message = format!("{} {} names {} {}, which is gone", part(0)?, part(1)?, part(2)?, part(3)?);
+            findings.note("dangling_reference", message);
+        }
+    }
+    if found > MOST {
+        findings.note("dangling_reference", format!("{} more references to what is gone", found - MOST));
+    }
+    Ok(())
+}
