@@ -169,7 +169,7 @@ fn copy_pages(
 
 /// Leaves write-ahead logging, so that the file stands by itself.
 fn leave_log(conn: &Connection, path: &Path) -> Result<()> {
-    let mode: String = conn.pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0))?;
+    let mode = connection::set_journal_mode(conn, "delete")?;
     if mode == "delete" { Ok(()) } else { Err(corrupt(path, format!("its journal mode stayed {mode}"))) }
 }
 

@@ -154,7 +154,7 @@ fn set(conn: &Connection, pragma: &str, value: i64) -> Result<()> {
 fn enter_wal(conn: &Connection) -> Result<()> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
-        match conn.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0)) {
+        match set_journal_mode(conn, "wal") {
             Ok(mode) if mode == "wal" => return Ok(()),
             Ok(mode) => return Err(refused("journal_mode", &mode)),
             Err(error)
@@ -166,6 +166,14 @@ fn enter_wal(conn: &Connection) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Switches the journal mode; the mode that it is then. SQLite names the new one first and commits afterwards: only who
+/// goes on to the statement's end learns that the switch failed.
+pub(super) fn set_journal_mode(conn: &Connection, mode: &str) -> rusqlite::Result<String> {
+    let mut switch = conn.prepare(&format!("PRAGMA journal_mode = {mode}"))?;
+    let modes = switch.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    modes.into_iter().next_back().ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
 fn refused(pragma: &str, found: &str) -> Error {
