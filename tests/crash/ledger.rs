@@ -178,7 +178,7 @@ fn contents(state: &OrchestratorState, actor: &str) -> State {
         }
     };
     for task in &state.tasks {
-        let number = task.status.as_str();
+        let number = task.progress.completed_steps.first().map_or("none", String::as_str);
         add(&task.id, number, *task == work::task(&task.id, number));
     }
     for agent in &state.agents {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use agentmux_state::{
     AgentState, CheckpointReason, ConversationState, Durability, Error, ImportMode, ImportOptions, PersistedMessage,
-    ProjectState, Result, ServiceOptions, StatePersistenceService, StateStore, TaskProgress, TaskState,
+    ProjectState, PruneOptions, Result, ServiceOptions, StatePersistenceService, StateStore, TaskProgress, TaskState,
+    TaskStatus,
 };
 
 use crate::Random;
@@ -29,6 +30,7 @@ const OPERATIONS: &[(&str, u32, Operation)] = &[
     ("backup", 2, backup),
     ("restore", 2, restore),
     ("backup prune", 1, remove_backups),
+    ("prune", 3, prune),
 ];
 
 /// Those that are one small transaction.
@@ -94,13 +96,18 @@ pub fn kind(error: &Error) -> String {
     text.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
 }
 
+/// The end of the key of a task that was completed long ago.
+const PRUNED: &str = "-completed-long-ago";
+
 /// A task with rows in every table that tasks have; all of it follows from its id and its number.
 pub fn task(id: &str, number: &str) -> TaskState {
+    let is_old = id.ends_with(PRUNED);
     TaskState {
         id: id.into(),
         title: format!("Title {number}"),
         description: number.repeat(40),
-        status: number.into(),
+        status: if is_old { TaskStatus::Completed } else { number.into() },
+        completed_at: is_old.then(|| "2020-01-01T00:00:00.000Z".into()),
         progress: TaskProgress { completed_steps: vec![number.into(); 3], ..TaskProgress::default() },
         blocked_by: Some(vec![format!("blocker {number}")]),
         created_at: "2026-11-22T09:00:00.000Z".into(),
@@ -255,6 +262,15 @@ fn remove_backups(actor: &Actor, _: u64) -> Result<()> {
     actor.say("remove_backups");
     actor
         .step(&[], || actor.store.prune_backups(&keep, false).map(|report| format!("backup {}", report.kept.join(" "))))
+}
+
+/// Adds a task that was completed long ago, and drops what was, and gives the space back.
+fn prune(actor: &Actor, number: u64) -> Result<()> {
+    let key = &PRUNED[1..];
+    let task = task(&actor.key(key), &number.to_string());
+    actor.step(&[(key, Some(number))], || actor.store.update_task(&task).map(|()| String::new()))?;
+    let options = PruneOptions { completed_before: "2021-01-01T00:00:00Z".parse().ok(), ..PruneOptions::default() };
+    actor.step(&[(key, None)], || actor.store.prune(&options).map(|_| String::new()))
 }
 
 fn service(base: &Path, checkpoint_interval: Option<Duration>, durability: Durability) -> StatePersistenceService {
