@@ -450,7 +450,9 @@ impl StatePersistenceService {
     }
 
     /// Ends the run: refuses further updates, stops the periodic checkpoint, records the checkpoint `before_restart`, writes
-    /// the export with every update that was acknowledged, and frees the directory. Reads go on. Again does nothing.
+    /// the export with every update that was acknowledged, and frees the directory. Reads go on. Again does nothing, and waits
+    /// for the first call where that is not done, as at a second SIGTERM. It takes locks: a signal handler must leave the call
+    /// to a thread.
     ///
     /// ```
     /// use agentmux_state::*;
