@@ -106,7 +106,7 @@ fn until_input_ends(work: impl Fn() -> TestResult) -> TestResult {
 /// Runs SQL in the shell, as a person does; `None` where there is no shell.
 fn shell(base: &Base, sql: &str) -> Option<String> {
     let output =
-        Command::new("sqlite3").args(["-cmd", ".timeout 30000"]).arg(base.file("state.db")).arg(sql).output().ok()?;
+        Command::new("sqlite3").args(["-cmd", ".timeout 60000"]).arg(base.file("state.db")).arg(sql).output().ok()?;
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && errors.is_empty(), "{sql}: {errors}");
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
