@@ -441,6 +441,26 @@ impl Error {
 
         let Self::Sqlite { source, .. } = self else { return self };
         let path = path.to_path_buf();
+        // Every table is STRICT: no statement stores such a value.
+        if matches!(
+            source,
+            rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::Utf8Error(..)
+        ) {
+            return Self::Corrupt { path, detail: source.to_string() };
+        }
+        // Nor is a statement of ours wrong: where SQLite cannot make sense of one, it is the schema that is another.
+        if let rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error { extended_code: rusqlite::ffi::SQLITE_ERROR, .. },
+            Some(message),
+        )
+        | rusqlite::Error::SqlInputError { msg: message, .. } = &source
+            && ["no such ", "has no column", "syntax error"].iter().any(|part| message.contains(part))
+        {
+            return Self::Corrupt { path, detail: format!("its schema is not what it should be: {message}") };
+        }
         let extended_code = source.sqlite_error().map(|error| error.extended_code);
         match source.sqlite_error_code() {
             // The shared memory file beside the database, which readers need, too, could not grow.

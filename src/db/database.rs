@@ -10,6 +10,7 @@ use super::connection::{self, Durability};
 use super::group::GroupConnection;
 use super::lost_log::missing_frames;
 use super::migrations::{self, MigrationStatus};
+use super::schema;
 use crate::directory::{self, sync_directory};
 use crate::error::{Error, ForeignFile, Result};
 use crate::progress::ProgressCallback;
@@ -365,12 +366,13 @@ fn open_existing(path: &Path) -> Result<Connection> {
     open().map_err(|error: Error| error.at(path))
 }
 
-/// Fails where a database is not there, not ours, or damaged: where SQLite finds anything wrong with it, or a row cannot be read.
+/// Fails where a database is not there, not ours, or damaged: where SQLite finds anything wrong with it, or its schema is another.
 pub(crate) fn require_whole(path: &Path) -> Result<()> {
     let conn = open_existing(path)?;
     let whole = || {
-        migrations::release().status(&conn, path)?;
-        backup::check(&conn, path)
+        let status = migrations::release().status(&conn, path)?;
+        backup::check(&conn, path)?;
+        schema::require_own_schema(&conn, path, status.schema_version)
     };
     whole().map_err(|error| error.at(path))
 }

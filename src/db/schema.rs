@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::migrations;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A table, index, trigger or view: its kind, its name, and the SQL that made it.
 pub(super) type SchemaObject = (String, String, String);
@@ -33,4 +33,18 @@ pub(super) fn schema_differences_from(conn: &Connection, path: &Path, version: u
     let missing = expected.iter().filter(|it| !found.iter().any(|found| found.0 == it.0 && found.1 == it.1));
     let missing = missing.map(|(kind, name, _)| format!("{kind} {name} is missing from the schema"));
     Ok(added.chain(missing).collect())
+}
+
+/// Fails where a table, index, trigger or view of this program's is missing from a database or is another; what a person has added
+/// does no harm.
+pub(super) fn require_own_schema(conn: &Connection, path: &Path, version: u32) -> Result<()> {
+    let found = schema(conn)?;
+    let expected = schema(&migrations::release().fresh(version, path)?)?;
+    match expected.into_iter().find(|it| !found.contains(it)) {
+        None => Ok(()),
+        Some((kind, name, _)) => {
+            let detail = format!("{kind} {name} is missing from the schema, or is not as in version {version} of it");
+            Err(Error::Corrupt { path: path.to_path_buf(), detail })
+        }
+    }
 }

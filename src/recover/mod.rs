@@ -7,12 +7,12 @@
 
 mod salvage;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
-use rusqlite::types::Value;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
@@ -130,7 +130,7 @@ fn damaged(path: &Path) -> Result<(PathBuf, Option<(u32, u32)>)> {
     let lost_frames = db::missing_frames(path);
     let state_dir = path.parent().unwrap_or(path);
     let is_readable = || match StateStore::open_read_only(state_dir).and_then(|store| store.state()) {
-        Err(Error::InvalidRow { .. }) => false,
+        Err(Error::InvalidRow { .. } | Error::Corrupt { .. }) => false,
         // Anything else was found above, or an upgrade is due.
         _ => true,
     };
@@ -262,7 +262,7 @@ impl Recovery {
         shape: &Shape,
         outcome: &salvage::Outcome,
     ) -> Result<()> {
-        let missing = outcome.missing.as_deref();
+        let missing = outcome.missing.as_ref();
         let is_whole = match missing {
             Some(missing) => missing.is_empty(),
             None => !outcome.is_damaged && outcome.refused == 0,
@@ -272,17 +272,15 @@ impl Recovery {
         }
         let came = match good {
             Some((_, good)) if !is_whole => salvage::fill(good, conn, shape, missing)?,
-            _ => Vec::new(),
+            _ => BTreeSet::new(),
         };
         if let Some((good, _)) = good {
-            let rows =
-                came.iter().map(|key| format!("{} as of {} from {}", name(shape, key), good.at.as_str(), good.name));
+            let rows = came.iter().map(|row| format!("{row} as of {} from {}", good.at.as_str(), good.name));
             tell(&mut self.from_backup, &shape.name, rows.collect());
         }
         match missing {
             Some(missing) => {
-                let gone = missing.iter().filter(|key| !came.contains(key)).map(|key| name(shape, key));
-                tell(&mut self.lost, &shape.name, gone.collect());
+                tell(&mut self.lost, &shape.name, missing.difference(&came).cloned().collect());
             }
             None => {
                 let after = good.map_or(String::new(), |(good, _)| format!(" since {}", good.at.as_str()));
@@ -412,17 +410,6 @@ fn set_aside(conn: &Connection, now: DateTime<Utc>, table: &str, reason: &str, c
         content,
     };
     set_aside::insert(conn, &record)
-}
-
-/// The name of a row for people.
-fn name(shape: &Shape, key: &[Value]) -> String {
-    let value = |value: &Value| match value {
-        Value::Text(text) => text.clone(),
-        Value::Integer(number) => number.to_string(),
-        _ => "?".to_owned(),
-    };
-    let parts = shape.identity.iter().zip(key).map(|(column, part)| format!("{column} {}", value(part)));
-    parts.collect::<Vec<_>>().join(", ")
 }
 
 fn tell(findings: &mut Vec<RecoveryFinding>, table: &str, messages: Vec<String>) {

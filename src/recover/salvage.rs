@@ -3,6 +3,7 @@
 //! A table is read from both ends, and a table with row numbers also between them, so that only the rows of pages that are
 //! damaged are missing. Which ones these are, its index of unique values tells, a tree of its own.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rusqlite::types::Value;
@@ -19,9 +20,22 @@ pub(super) struct Shape {
     order: Vec<String>,
     has_rowid: bool,
     /// Columns that name a row for people and for other tables, which may be others than its primary key.
-    pub(super) identity: Vec<String>,
+    identity: Vec<String>,
     /// The index over them, where that is another tree than the table itself.
     index: Option<String>,
+}
+
+impl Shape {
+    /// The name of a row for people.
+    fn name_of(&self, key: &[Value]) -> String {
+        let value = |value: &Value| match value {
+            Value::Text(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            _ => "?".to_owned(),
+        };
+        let parts = self.identity.iter().zip(key).map(|(column, part)| format!("{column} {}", value(part)));
+        parts.collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What came of reading a table.
@@ -31,8 +45,8 @@ pub(super) struct Outcome {
     pub(super) is_damaged: bool,
     /// Rows that could be read and cannot be true: a second one with its key, a text that is none.
     pub(super) refused: u64,
-    /// The rows that are missing, by their identity; `None` where nothing tells.
-    pub(super) missing: Option<Vec<Vec<Value>>>,
+    /// The names of the rows that are missing; `None` where nothing tells.
+    pub(super) missing: Option<BTreeSet<String>>,
 }
 
 /// The tables of a database that hold what is to be kept, owners before what they own.
@@ -96,21 +110,21 @@ pub(super) fn copy(source: &Connection, target: &Connection, shape: &Shape) -> R
 }
 
 /// The rows that an index tells of and a table does not hold; `None` where there is no such index, or it is damaged too.
-fn missing(source: &Connection, target: &Connection, shape: &Shape) -> Result<Option<Vec<Vec<Value>>>> {
+fn missing(source: &Connection, target: &Connection, shape: &Shape) -> Result<Option<BTreeSet<String>>> {
     let Some(index) = &shape.index else { return Ok(None) };
     let mut is_there = target.prepare(&exists_sql(shape))?;
     let keys = shape.identity.join(", ");
     let Ok(mut select) = source.prepare(&format!("SELECT {keys} FROM {} INDEXED BY \"{index}\"", shape.name)) else {
         return Ok(None);
     };
-    let mut missing = Vec::new();
+    let mut missing = BTreeSet::new();
     let mut rows = select.query([])?;
     loop {
         match rows.next() {
             Ok(Some(row)) => {
                 let Ok(key) = values(row, shape.identity.len()) else { return Ok(None) };
                 if !is_there.exists(params_from_iter(&key))? {
-                    missing.push(key);
+                    missing.insert(shape.name_of(&key));
                 }
             }
             Ok(None) => return Ok(Some(missing)),
@@ -199,13 +213,13 @@ impl Scan<'_, '_> {
 const MOST_ATTEMPTS: u32 = 20_000;
 
 /// Copies the rows of a table that a good database has and this one lacks; of those only `wanted`, where that is known. Returns
-/// the identities of those that came.
+/// the names of those that came.
 pub(super) fn fill(
     good: &Connection,
     target: &Connection,
     shape: &Shape,
-    wanted: Option<&[Vec<Value>]>,
-) -> Result<Vec<Vec<Value>>> {
+    wanted: Option<&BTreeSet<String>>,
+) -> Result<BTreeSet<String>> {
     let mut is_there = target.prepare(&exists_sql(shape))?;
     let mut insert = target.prepare(&insert_sql(&shape.name, &shape.columns))?;
     let keys = shape.identity.join(", ");
@@ -213,11 +227,12 @@ pub(super) fn fill(
         format!("SELECT {keys}, {} FROM {} ORDER BY {}", shape.columns.join(", "), shape.name, shape.order.join(", "));
     let mut select = good.prepare(&sql)?;
     let mut rows = select.query([])?;
-    let mut came = Vec::new();
+    let mut came = BTreeSet::new();
     while let Some(row) = rows.next()? {
         let mut key = values(row, shape.identity.len() + shape.columns.len())?;
         let mut row = key.split_off(shape.identity.len());
-        if wanted.is_some_and(|wanted| !wanted.contains(&key)) || is_there.exists(params_from_iter(&key))? {
+        let name = shape.name_of(&key);
+        if wanted.is_some_and(|wanted| !wanted.contains(&name)) || is_there.exists(params_from_iter(&key))? {
             continue;
         }
         if insert.execute(params_from_iter(&row)).is_err() {
@@ -231,7 +246,7 @@ pub(super) fn fill(
                 continue;
             }
         }
-        came.push(key);
+        came.insert(name);
     }
     Ok(came)
 }

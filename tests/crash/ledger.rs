@@ -122,7 +122,9 @@ impl Ledgers {
     /// may be lost from the end. How many are.
     pub fn verify(&mut self, base: &Base, may_lose: bool) -> Result<usize, Box<dyn std::error::Error>> {
         let store = base.store()?;
-        let report = store.check()?;
+        let mut report = store.check()?;
+        // The laboratory's disks are small; and an export may know of a checkpoint that the power took.
+        report.problems.retain(|it| it.kind != "space" && !(may_lose && it.kind == "export"));
         if !report.problems.is_empty() {
             return Err(format!("check: {:?}", report.problems).into());
         }
