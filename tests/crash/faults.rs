@@ -10,7 +10,7 @@ use crate::common::{Base, TestResult};
 use crate::ledger::{Ledgers, at, figures};
 
 /// The kinds of error that a disk that fails may come to; the last one where the database is just being made.
-const KINDS: [&str; 4] = ["DiskFull", "Io", "ReadOnly", "MigrationFailed"];
+const KINDS: [&str; 5] = ["PruneIncomplete", "DiskFull", "Io", "ReadOnly", "MigrationFailed"];
 
 /// What fails, how, for how many calls in a row; and in the short form, at every how many-th call.
 const FAULTS: [(&str, &str, u32, usize); 9] = [
