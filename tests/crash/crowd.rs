@@ -114,7 +114,7 @@ fn shell(base: &Base, sql: &str) -> Option<String> {
 
 #[test]
 fn a_crowd_meets_no_busy_error_and_loses_nothing() -> TestResult {
-    let writes = choose(300, 10_000);
+    let writes = choose(200, 10_000);
     let base = Base::new()?;
     base.store()?.update_task(&task("of-a-person", agentmux_state::TaskStatus::Pending))?;
     let began = Instant::now();

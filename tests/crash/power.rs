@@ -114,9 +114,9 @@ fn a_power_cut_over_many_updates() -> TestResult {
     for (durability, may_lose) in [("full", false), ("normal", true)] {
         let began = Instant::now();
         let base = Base::in_memory()?;
-        let updates = choose(250, 1000);
+        let updates = choose(180, 1000);
         let events = record(&format!("many {updates} {durability}"), &base)?;
-        let found = cut(&events, choose(25, 700), may_lose)?;
+        let found = cut(&events, choose(20, 700), may_lose)?;
         if !may_lose {
             assert_eq!(found.lost, 0);
         }
@@ -143,7 +143,7 @@ fn a_power_cut_with_less_durability_loses_the_last_steps_and_damages_nothing() -
     }
     let base = Base::in_memory()?;
     let events = record("script 1 normal", &base)?;
-    let found = cut(&events, choose(25, 700), true)?;
+    let found = cut(&events, choose(20, 700), true)?;
     figures(
         "power loss, NORMAL, every operation",
         &format!(
