@@ -38,7 +38,7 @@ const OPERATIONS: &[(&str, u32, Operation)] = &[
 const SMALL: [&str; 5] = ["update", "append", "batch", "remove", "refused"];
 
 /// Those for who is alone: they take the place of everything.
-const FOR_ONE: [&str; 3] = ["import --replace", "restore", "backup prune"];
+const FOR_ONE: [&str; 4] = ["import --replace", "restore", "backup prune", "prune"];
 
 /// Somebody who writes entities of its own: their keys begin with its name.
 pub struct Actor {
