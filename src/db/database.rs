@@ -29,6 +29,34 @@ pub(crate) struct Database {
     coming: AtomicUsize,
     /// SQLite's counter of schema changes, as it was when the schema was last found to be the latest.
     schema_cookie: AtomicI64,
+    _open: OpenHere,
+}
+
+/// The databases that this process has open, once for each time.
+static OPEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A place in that list.
+struct OpenHere(PathBuf);
+
+impl OpenHere {
+    fn new(path: &Path) -> Self {
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_path_buf());
+        Self(path.to_path_buf())
+    }
+}
+
+impl Drop for OpenHere {
+    fn drop(&mut self) {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = open.iter().position(|path| *path == self.0) {
+            open.swap_remove(index);
+        }
+    }
+}
+
+/// Whether this process has a database open.
+pub(super) fn is_open_here(path: &Path) -> bool {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|open| open == path)
 }
 
 enum Writer {
@@ -121,8 +149,8 @@ impl Database {
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(manager);
         let schema_cookie = AtomicI64::new(-1);
-        let (path, writer) = (path.to_path_buf(), Mutex::new(writer));
-        Ok(Self { path, readers, writer, coming: AtomicUsize::new(0), schema_cookie })
+        let (open, path, writer) = (OpenHere::new(path), path.to_path_buf(), Mutex::new(writer));
+        Ok(Self { path, readers, writer, coming: AtomicUsize::new(0), schema_cookie, _open: open })
     }
 
     /// Fails where the schema is not the latest, as a newer release's upgrade leaves it under a process that still runs.

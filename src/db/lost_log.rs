@@ -4,25 +4,35 @@
 //! an empty one. The shared memory file, which stays behind when a process is killed, says how many frames there were.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::database::beside;
-use super::wal::locks;
+use super::database::{self, beside};
 
 /// How many frames are missing at the end of the log of a database that nobody has open, of how many; `None` where none are, or
 /// nothing tells.
 pub(crate) fn missing_frames(database: &Path) -> Option<(u32, u32)> {
     let shared_memory = beside(database, "-shm");
-    // Whoever has it open keeps a lock on it. Then nothing was lost, and to open the file here would drop this process's locks.
-    // Where nobody can tell, nothing is looked at.
-    let is_open = locks(&shared_memory).is_none_or(|locks| !locks.is_empty());
-    if is_open {
+    // To open the file where this process has the database open would drop its locks.
+    if database::is_open_here(database) || is_locked(&shared_memory) {
         return None;
     }
-    let index = Index::read(&fs::read(&shared_memory).ok()?)?;
+    let bytes = fs::read(&shared_memory).ok()?;
+    let index = Index::read(&bytes)?;
     let log = fs::read(beside(database, "-wal")).unwrap_or_default();
     let whole = whole_frames(&log, &index).unwrap_or(0);
-    (whole < index.frames && index.backfilled < index.frames).then(|| (index.frames - whole, index.frames))
+    let is_missing = whole < index.frames && index.backfilled < index.frames;
+    // Somebody who works with it, and whose locks cannot be seen, has changed both meanwhile.
+    let is_unchanged = || fs::read(&shared_memory).is_ok_and(|now| now == bytes);
+    (is_missing && is_unchanged()).then(|| (index.frames - whole, index.frames))
+}
+
+/// Whether somebody holds a lock on a file, or on one that might be it: not every file system says its true device.
+fn is_locked(file: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(file) else { return false };
+    let inode = format!(":{} ", metadata.ino());
+    // Where nobody can tell, nothing is looked at.
+    fs::read_to_string("/proc/locks").map_or(true, |locks| locks.contains(&inode))
 }
 
 /// What the shared memory file says of the log: <https://www.sqlite.org/walformat.html#the_wal_index_file_format>

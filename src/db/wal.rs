@@ -73,18 +73,13 @@ fn long_readers(shared_memory: &Path) -> BTreeSet<u32> {
 
 /// Processes that read at this moment.
 fn readers(shared_memory: &Path) -> BTreeSet<u32> {
-    locks(shared_memory).unwrap_or_default().iter().filter_map(|line| reader(line)).collect()
-}
-
-/// The lines of `/proc/locks` about a file, which is not opened for that; `None` where there is no such list.
-pub(super) fn locks(file: &Path) -> Option<Vec<String>> {
-    let metadata = fs::metadata(file).ok()?;
+    let Ok(metadata) = fs::metadata(shared_memory) else { return BTreeSet::new() };
     let device = metadata.dev();
     let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
     let minor = device & 0xff | (device >> 12) & !0xff;
     let name = format!(" {major:02x}:{minor:02x}:{} ", metadata.ino());
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    Some(locks.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect())
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().filter(|line| line.contains(&name)).filter_map(reader).collect()
 }
 
 /// The process of a line of `/proc/locks` about a shared memory file, where it reads the database. For instance
