@@ -48,14 +48,19 @@ export interface CheckFacts {
   walBytes: number;
   /** Bytes that the file system has left; `null` where it does not tell. */
   diskFreeBytes: number | null;
+  /** Conversations. */
   conversations: number;
   /** Messages of all conversations. */
   messages: number;
+  /** Tasks. */
   tasks: number;
+  /** Agents. */
   agents: number;
+  /** Projects. */
   projects: number;
   /** Records that imports could not read. */
   setAside: number;
+  /** Backups. */
   backups: number;
   /** The newest backup's id. */
   newestBackup: string | null;

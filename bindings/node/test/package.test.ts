@@ -54,6 +54,7 @@ it.each(['module', 'commonjs'] as const)('a project under `strict` compiles and 
     backups: true,
     problems: [],
     hits: 2,
+    conversations: 1,
     pid: true,
     resumed: [0, 1, 2],
     code: 'NOT_FOUND',

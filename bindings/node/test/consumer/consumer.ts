@@ -22,6 +22,7 @@ import {
   type BuildState,
   type BuildStatus,
   type ChangeRisk,
+  type CheckFacts,
   type CheckFinding,
   type CheckReport,
   type CheckpointReason,
@@ -152,6 +153,7 @@ async function main(baseDir: string): Promise<string> {
   const backups: string[] = await service.listBackups();
   const report: CheckReport = await service.check();
   const findings: CheckFinding[] = [...report.problems, ...report.notes];
+  const facts: CheckFacts = report.facts;
   const hits: SearchHit[] = await service.search('hello', 5);
 
   const state = service.getState();
@@ -191,6 +193,7 @@ async function main(baseDir: string): Promise<string> {
     backups: backups.length > 0,
     problems: findings.filter((finding) => report.problems.includes(finding)),
     hits: hits.length,
+    conversations: facts.conversations,
     pid: metadata?.pid === process.pid,
     resumed: [conversations.length, tasks.length, notifications.length],
     code,
