@@ -16,17 +16,13 @@ use agentmux_state::{
     StatePersistenceService, StateStore, StoreOptions, TaskStatus,
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use common::{Base, FIXTURE, QUIRKS, TestResult, agent, base_of, conversation, export, fixture, import, project, task};
+use common::{
+    Base, FIXTURE, QUIRKS, TestResult, agent, base_of, conversation, export, fixture, import, project, random, task,
+};
 use rusqlite::{Connection, OptionalExtension};
 
 fn backup_path(base: &Base, id: &str) -> PathBuf {
     base.file("backups").join(format!("{id}.db"))
-}
-
-/// A small generator of numbers, the same in every run.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    *state >> 33
 }
 
 #[test]

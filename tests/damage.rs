@@ -12,12 +12,7 @@ use agentmux_state::{
     Error, ImportMode, ImportOptions, OrchestratorState, PersistedMessage, RecoveryReport, StateStore, StoreOptions,
     TaskState, TaskStatus, recover,
 };
-use common::{Base, TestResult, agent, conversation, export, message, program, project, task};
-
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    *state >> 33
-}
+use common::{Base, TestResult, agent, conversation, export, message, program, project, random, task};
 
 fn below(state: &mut u64, limit: usize) -> usize {
     random(state) as usize % limit.max(1)

@@ -3,18 +3,17 @@
 
 mod common;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use agentmux_state::{
-    CheckpointReason, Clock, ConversationState, Error, OrchestratorMode, RunOutcome, SelfImprovementState,
+    CheckpointReason, ConversationState, Error, OrchestratorMode, RunOutcome, SelfImprovementState,
     SelfImprovementStatus, SelfImprovementTask, ServiceOptions, StatePersistenceService, TaskCheckpoint, TaskStatus,
     reset_state_persistence_service, resume_instructions, state_persistence_service,
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use common::{Base, FIXTURE, QUIRKS, TestResult, agent, conversation, import, message, project, task};
+use common::{Base, FIXTURE, QUIRKS, TestResult, agent, clock_from, conversation, import, message, project, task};
 use serde_json::{Value, json};
 
 fn checkpoints(base: &Base) -> rusqlite::Result<Vec<String>> {
@@ -402,12 +401,7 @@ fn the_periodic_checkpoint_survives_its_failures_and_reports_them() -> TestResul
 #[test]
 fn checkpoints_record_when_where_and_how_long() -> TestResult {
     let base = Base::new()?;
-    let start: DateTime<Utc> = "2026-11-22T12:00:00Z".parse()?;
-    let seconds = Arc::new(AtomicI64::new(0));
-    let clock = {
-        let seconds = seconds.clone();
-        Clock::new(move || start + TimeDelta::seconds(seconds.load(Ordering::Relaxed)))
-    };
+    let (clock, seconds) = clock_from("2026-11-22T12:00:00Z".parse()?);
     let service = StatePersistenceService::with_options(ServiceOptions { clock, ..base.options() });
     service.initialize()?;
     seconds.store(90, Ordering::Relaxed);

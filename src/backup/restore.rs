@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 use super::create::create_in;
 use super::verify::{checksum_problem, verify_backups};
 use super::{Backup, Folder, checksum};
-use crate::db::{Database, SET_ASIDE_PREFIX, create_copy, prepare_copy, publish, set_aside, verify_database};
+use crate::db::{Database, create_copy, insert_sql, prepare_copy, publish, set_aside, verify_database};
 use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
 use crate::error::{Error, ForeignFile, Result};
@@ -177,11 +177,7 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
     let folder = Folder::change(&state_dir)?;
     let backup = folder.find(id)?;
     let (now, progress) = (options.clock.now(), &options.progress);
-    let finish = |copy: &Connection| {
-        copy.execute_batch("DELETE FROM backup; DELETE FROM export")?;
-        checkpoint::record_restore(copy, now, None)
-    };
-    let copy = usable_copy(&folder, &backup, now, progress, finish)?;
+    let copy = usable_copy(&folder, &backup, now, progress, |copy| begin_anew(copy, now))?;
     let path = state_dir.join(DATABASE_FILE);
     let mut report = RestoreReport { restored: backup.id, safety_backup: None, set_aside_as: None };
     if matches!(present, Present::Unreadable) {
@@ -196,11 +192,17 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
         }
     }
     if !matches!(present, Present::Gone) {
-        let folder = state_dir.join(format!("{SET_ASIDE_PREFIX}{}", now.timestamp_millis()));
-        report.set_aside_as = Some(set_aside(&path, folder)?);
+        report.set_aside_as = Some(set_aside(&path, now)?);
     }
     publish(copy, &path)?;
     Ok(report)
+}
+
+/// Writes into a copy that takes the place of a whole database: it is no backup any more, its export is another file, and those
+/// who follow the changes start over.
+pub(crate) fn begin_anew(copy: &Connection, now: DateTime<Utc>) -> Result<()> {
+    copy.execute_batch("DELETE FROM backup; DELETE FROM export")?;
+    checkpoint::record_restore(copy, now, None)
 }
 
 /// What stands where a backup is to go, and cannot be opened.
@@ -354,9 +356,8 @@ fn copy_rows(from: &Connection, to: &Connection, table: &str) -> Result<()> {
     };
     let known = columns(to)?;
     let columns: Vec<_> = columns(from)?.into_iter().filter(|column| known.contains(column)).collect();
-    let (names, marks) = (columns.join(", "), vec!["?"; columns.len()].join(", "));
-    let mut select = from.prepare(&format!("SELECT {names} FROM {table}"))?;
-    let mut insert = to.prepare(&format!("INSERT INTO {table} ({names}) VALUES ({marks})"))?;
+    let mut select = from.prepare(&format!("SELECT {} FROM {table}", columns.join(", ")))?;
+    let mut insert = to.prepare(&insert_sql(table, &columns))?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let values =

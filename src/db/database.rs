@@ -14,6 +14,7 @@ use super::schema;
 use crate::directory::{self, sync_directory};
 use crate::error::{Error, ForeignFile, Result};
 use crate::progress::ProgressCallback;
+use chrono::{DateTime, Utc};
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -424,7 +425,8 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Moves a damaged database and all that SQLite keeps beside it into a folder of their own; the folder. They are never
 /// deleted: what is in them may still be read by other means.
-pub(crate) fn set_aside(path: &Path, folder: PathBuf) -> Result<PathBuf> {
+pub(crate) fn set_aside(path: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
+    let folder = path.with_file_name(format!("{SET_ASIDE_PREFIX}{}", now.timestamp_millis()));
     directory::create_directory(&folder)?;
     // The database first: left without its log, it would be taken for whole.
     for suffix in ["", "-wal", "-journal", "-shm"] {

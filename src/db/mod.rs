@@ -28,6 +28,6 @@ pub(crate) use lost_log::missing_frames;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
 pub(crate) use schema::schema_differences;
-pub(crate) use table::{List, ListReader, Table, TableReader};
+pub(crate) use table::{List, ListReader, Table, TableReader, insert_sql};
 pub use wal::WriteAheadLog;
 pub(crate) use wal::write_ahead_log;

@@ -33,7 +33,7 @@ impl Table {
         let mut select = conn.prepare_cached(select.get_or_init(|| self.select(&format!("WHERE {key} = ?1"))))?;
         let mut rows = select.query([&values[0]])?;
         let Some(row) = rows.next()? else {
-            let insert = insert.get_or_init(|| insert_sql(name, columns.iter()));
+            let insert = insert.get_or_init(|| insert_sql(name, *columns));
             conn.prepare_cached(insert)?.execute(params_from_iter(values))?;
             return Ok(());
         };
@@ -229,8 +229,10 @@ impl ListReader<'_> {
     }
 }
 
-fn insert_sql<'a>(table: &str, columns: impl Iterator<Item = &'a &'static str>) -> String {
-    let columns: Vec<&str> = columns.copied().collect();
-    let marks = vec!["?"; columns.len()].join(", ");
-    format!("INSERT INTO {table} ({}) VALUES ({marks})", columns.join(", "))
+/// Inserts a row, given as one value for each of the columns.
+pub(crate) fn insert_sql(table: &str, columns: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let columns: Vec<_> = columns.into_iter().collect();
+    let names: Vec<&str> = columns.iter().map(AsRef::as_ref).collect();
+    let marks = vec!["?"; names.len()].join(", ");
+    format!("INSERT INTO {table} ({}) VALUES ({marks})", names.join(", "))
 }

@@ -23,8 +23,8 @@ use crate::error::{Error, ForeignFile, Result};
 use crate::lock::DirectoryLock;
 use crate::model::Timestamp;
 use crate::store::{
-    self, SetAsideRecord, StateStore, StoreOptions, agent, checkpoint, conversation, head, project, self_improvement,
-    set_aside, task,
+    self, SetAsideRecord, StateStore, StoreOptions, agent, conversation, head, project, self_improvement, set_aside,
+    task,
 };
 use salvage::Shape;
 
@@ -115,10 +115,11 @@ pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<Re
     let copy = directory::temporary_file(&state_dir, db::NEW_PREFIX)?;
     let (source, restored) = recovery.build(copy.path(), good.as_ref(), options)?;
 
-    let set_aside_as = match path.parent().filter(|_| damaged == path) {
-        Some(_) => db::set_aside(&path, state_dir.join(format!("{}{}", db::SET_ASIDE_PREFIX, now.timestamp_millis())))?,
+    let set_aside_as = if damaged == path {
+        db::set_aside(&path, now)?
+    } else {
         // A recovery or a restore was killed when it had come so far.
-        None => damaged.parent().map(Path::to_path_buf).unwrap_or_default(),
+        damaged.parent().map(Path::to_path_buf).unwrap_or_default()
     };
     db::publish(copy, &path)?;
     let Recovery { from_backup, lost, .. } = recovery;
@@ -144,7 +145,6 @@ fn damaged(path: &Path) -> Result<(PathBuf, Option<(u32, u32)>)> {
         | Err(
             Error::Corrupt { .. }
             | Error::HistoryDamaged { .. }
-            | Error::InvalidRow { .. }
             | Error::NotAStateDatabase { found: ForeignFile::Empty | ForeignFile::NotSqlite, .. },
         ) => Ok((path.to_path_buf(), lost_frames)),
         Err(Error::NotAStateDatabase { found: ForeignFile::OtherProgram { .. }, .. }) if salvage::is_ours(path) => {
@@ -239,8 +239,7 @@ impl Recovery {
                 return Err(Error::Corrupt { path: self.damaged.clone(), detail });
             }
             head::ensure(conn, self.now)?;
-            conn.execute_batch("DELETE FROM backup; DELETE FROM export")?;
-            checkpoint::record_restore(conn, self.now, None)?;
+            backup::begin_anew(conn, self.now)?;
             let store::Counts { conversations, messages, tasks, agents, projects, .. } = counts;
             restored = RecoveredCounts { conversations, messages, tasks, agents, projects };
             Ok(())
@@ -324,7 +323,8 @@ impl Recovery {
                             Ok(())
                         })?;
                     }
-                    self.replace_unreadable(conn, good, $table, concat!($key, " = ?1"), &id, &error)?;
+                    let replaced_from = good.map(|(good, _)| good).filter(|_| found.is_some());
+                    self.take_unreadable(conn, replaced_from, $table, concat!($key, " = ?1"), &id, &error)?;
                     if let Some(entity) = found {
                         $write(&entity)?;
                     }
@@ -336,43 +336,33 @@ impl Recovery {
         each!("agents", "session_name", agent, |it| agent::write(conn, it));
         each!("projects", "id", project, |it| project::write(conn, it));
         if let Err(error) = self_improvement::read(conn) {
-            self.replace_unreadable(conn, None, "self_improvement", "'' = ?1", "", &error)?;
+            self.take_unreadable(conn, None, "self_improvement", "'' = ?1", "", &error)?;
         }
         if let Err(error) = head::read(conn) {
-            self.replace_unreadable(conn, None, "state", "'' = ?1", "", &error)?;
+            self.take_unreadable(conn, None, "state", "'' = ?1", "", &error)?;
         }
         Ok(())
     }
 
-    fn replace_unreadable(
+    /// Sets a row aside that cannot be read, and says whether it comes from a good copy.
+    fn take_unreadable(
         &mut self,
         conn: &Connection,
-        good: Option<(&Good, &Connection)>,
+        replaced_from: Option<&Good>,
         table: &str,
         condition: &str,
         id: &str,
         error: &Error,
     ) -> Result<()> {
-        let members = conn
-            .prepare(&format!("SELECT * FROM {table}"))?
-            .column_names()
-            .iter()
-            .map(|column| format!("'{column}', {column}"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let row =
-            conn.query_row(&format!("SELECT json_object({members}) FROM {table} WHERE {condition}"), [id], |row| {
-                row.get(0)
-            })?;
+        let columns: Vec<String> = {
+            let select = conn.prepare(&format!("SELECT * FROM {table}"))?;
+            select.column_names().into_iter().map(str::to_owned).collect()
+        };
+        let row = conn.query_row(&salvage::rows_as_json(table, &columns, condition), [id], |row| row.get(0))?;
         set_aside(conn, self.now, table, &error.to_string(), row)?;
         conn.execute(&format!("DELETE FROM {table} WHERE {condition}"), [id])?;
-        let is_good = good.is_some_and(|(_, good)| {
-            good.prepare(&format!("SELECT 1 FROM {table} WHERE {condition}"))
-                .and_then(|mut select| select.exists([id]))
-                .unwrap_or(false)
-        });
-        match good.filter(|_| is_good) {
-            Some((good, _)) => {
+        match replaced_from {
+            Some(good) => {
                 let message = format!("{id} as of {} from {}: {error}", good.at.as_str(), good.name);
                 self.from_backup.push(finding(table, message));
             }

@@ -9,7 +9,7 @@ use std::path::Path;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Statement, params_from_iter};
 
-use crate::db;
+use crate::db::{self, insert_sql};
 use crate::error::Result;
 
 /// A table as it is made by the migrations.
@@ -267,9 +267,7 @@ pub(super) fn take_orphans(
         let owners: Vec<(String, String, String)> = owners.collect::<rusqlite::Result<_>>()?;
         for (owner, from, to) in owners {
             let condition = format!("{from} NOT IN (SELECT {to} FROM {owner})");
-            let members: Vec<_> = shape.columns.iter().map(|column| format!("'{column}', {column}")).collect();
-            let sql = format!("SELECT json_object({}) FROM {} WHERE {condition}", members.join(", "), shape.name);
-            let mut select = conn.prepare(&sql)?;
+            let mut select = conn.prepare(&rows_as_json(&shape.name, &shape.columns, &condition))?;
             let rows = select.query_map([], |row| row.get(0))?;
             for row in rows.collect::<rusqlite::Result<Vec<String>>>()? {
                 taken(&shape.name, row)?;
@@ -307,13 +305,15 @@ pub(super) fn progress(conn: &Connection) -> Vec<i64> {
     ]
 }
 
-fn values(row: &rusqlite::Row<'_>, number: usize) -> rusqlite::Result<Vec<Value>> {
-    (0..number).map(|index| row.get(index)).collect()
+/// Reads rows as JSON objects.
+pub(super) fn rows_as_json(table: &str, columns: &[impl AsRef<str>], condition: &str) -> String {
+    let member = |column: &str| format!("'{column}', {column}");
+    let members: Vec<_> = columns.iter().map(|column| member(column.as_ref())).collect();
+    format!("SELECT json_object({}) FROM {table} WHERE {condition}", members.join(", "))
 }
 
-fn insert_sql(table: &str, columns: &[String]) -> String {
-    let marks = vec!["?"; columns.len()].join(", ");
-    format!("INSERT INTO {table} ({}) VALUES ({marks})", columns.join(", "))
+fn values(row: &rusqlite::Row<'_>, number: usize) -> rusqlite::Result<Vec<Value>> {
+    (0..number).map(|index| row.get(index)).collect()
 }
 
 fn exists_sql(shape: &Shape) -> String {

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, params};
 
+use super::set_aside;
 use crate::error::Result;
 
 /// How much is kept of what would grow by itself. What is beyond a limit goes when something is added.
@@ -63,14 +64,14 @@ pub(crate) fn forget_repeated_set_aside(conn: &Connection, newest_before: i64) -
 /// The records set aside, up to which one they go because of the limit; `None` where all stay. Those after `newest_before`
 /// stay.
 pub(crate) fn excess_set_aside(conn: &Connection, newest_before: i64, limit: u64) -> Result<Option<i64>> {
-    let sql = "SELECT max(set_aside_id) FROM (
-                 SELECT set_aside_id,
-                   sum(octet_length(source) + octet_length(path) + octet_length(reason) + octet_length(content))
-                     OVER (ORDER BY set_aside_id DESC) AS bytes
-                 FROM set_aside)
-               WHERE set_aside_id <= ?1 AND bytes > ?2";
+    let sql = format!(
+        "SELECT max(set_aside_id) FROM (
+           SELECT set_aside_id, sum({}) OVER (ORDER BY set_aside_id DESC) AS bytes FROM set_aside)
+         WHERE set_aside_id <= ?1 AND bytes > ?2",
+        set_aside::BYTES
+    );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    Ok(conn.query_row(sql, params![newest_before, limit], |row| row.get(0))?)
+    Ok(conn.query_row(&sql, params![newest_before, limit], |row| row.get(0))?)
 }
 
 /// Drops the records set aside up to that one; how many.

@@ -33,11 +33,14 @@ pub(crate) fn newest(conn: &Connection) -> Result<i64> {
     Ok(conn.query_row("SELECT coalesce(max(set_aside_id), 0) FROM set_aside", [], |row| row.get(0))?)
 }
 
+/// The bytes that a record takes.
+pub(super) const BYTES: &str =
+    "(octet_length(source) + octet_length(path) + octet_length(reason) + octet_length(content))";
+
 /// How many records there are, and the bytes of their content.
 pub(crate) fn size(conn: &Connection) -> Result<(u64, u64)> {
-    let sql = "SELECT count(*), coalesce(sum(octet_length(source) + octet_length(path) + octet_length(reason) + octet_length(content)), 0)
-               FROM set_aside";
-    Ok(conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?)
+    let sql = format!("SELECT count(*), coalesce(sum({BYTES}), 0) FROM set_aside");
+    Ok(conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
 /// Reads all records, oldest first.

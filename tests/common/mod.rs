@@ -6,11 +6,14 @@ pub mod role;
 pub mod trace;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use agentmux_state::{
-    AgentState, ConversationSource, ConversationState, ImportOptions, ImportReport, MessageRole, PersistedMessage,
-    ProjectState, Result, ServiceOptions, StatePersistenceService, StateStore, TaskState, TaskStatus,
+    AgentState, Clock, ConversationSource, ConversationState, ImportOptions, ImportReport, MessageRole,
+    PersistedMessage, ProjectState, Result, ServiceOptions, StatePersistenceService, StateStore, TaskState, TaskStatus,
 };
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -162,4 +165,17 @@ pub fn agent(session_name: &str) -> AgentState {
 
 pub fn project(id: &str) -> ProjectState {
     ProjectState { id: id.into(), name: "Name".into(), path: "/srv/p".into(), ..Default::default() }
+}
+
+/// A clock that shows so many seconds after the start as the number says.
+pub fn clock_from(start: DateTime<Utc>) -> (Clock, Arc<AtomicI64>) {
+    let seconds = Arc::new(AtomicI64::new(0));
+    let shown = seconds.clone();
+    (Clock::new(move || start + TimeDelta::seconds(shown.load(Ordering::Relaxed))), seconds)
+}
+
+/// A small generator of numbers, the same in every run.
+pub fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 33
 }

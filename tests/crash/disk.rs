@@ -6,15 +6,13 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 
-use agentmux_state::{CheckpointReason, Clock, Error, ServiceOptions, StatePersistenceService, StateStore};
-use chrono::{DateTime, TimeDelta, Utc};
+use agentmux_state::{CheckpointReason, Error, ServiceOptions, StatePersistenceService, StateStore};
 
 use crate::common::program::command;
 use crate::common::role::{said, say, start_under};
-use crate::common::{Base, TestResult};
+use crate::common::{Base, TestResult, clock_from};
 use crate::ledger::{Ledgers, at, figures};
 use crate::{Random, choose, work};
 
@@ -258,12 +256,7 @@ fn a_directory_that_turns_read_only_is_told_by_its_kind_and_recovered_from() -> 
 #[test]
 fn a_clock_that_jumps_does_no_harm() -> TestResult {
     let base = Base::new()?;
-    let start: DateTime<Utc> = "2026-11-22T12:00:00Z".parse()?;
-    let seconds = Arc::new(AtomicI64::new(0));
-    let clock = {
-        let seconds = seconds.clone();
-        Clock::new(move || start + TimeDelta::seconds(seconds.load(Ordering::Relaxed)))
-    };
+    let (clock, seconds) = clock_from("2026-11-22T12:00:00Z".parse()?);
     let service = || {
         let options = ServiceOptions { clock: clock.clone(), keep_backups: 3, ..base.options() };
         StatePersistenceService::with_options(options)
