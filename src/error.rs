@@ -133,9 +133,33 @@ pub enum Error {
         detail: String,
     },
 
-    /// Another process kept the database locked for longer than the time-out.
-    #[error("{} was locked by another process for longer than the time-out; nothing was changed. Try again", path.display())]
+    /// Another writer, in this process or another one, kept the database locked for longer than the time-out.
+    #[error("{} was locked by another writer for longer than the time-out; nothing was changed. Try again", path.display())]
     Busy {
+        /// The database.
+        path: PathBuf,
+    },
+
+    /// All connections for reading were in use by threads of this process for longer than the time-out.
+    #[error(
+        "all {max_readers} readers of {} were in use by this process for longer than the time-out. End long reads, or allow more \
+         (`StoreOptions::max_readers`)",
+        path.display()
+    )]
+    TooManyReaders {
+        /// The database.
+        path: PathBuf,
+        /// How many threads may read at once.
+        max_readers: u32,
+    },
+
+    /// A write was called from inside a batch, an import or a callback of the same store, for which it would wait forever.
+    #[error(
+        "{} is being written by this thread already, in a batch, an import or a callback of it; nothing was changed. Use the \
+         methods of the batch, or write after it has returned",
+        path.display()
+    )]
+    NestedWrite {
         /// The database.
         path: PathBuf,
     },
@@ -296,7 +320,7 @@ pub enum Error {
     NoHome,
 
     /// A file or directory operation failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(action))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -412,6 +436,8 @@ impl Error {
             Self::InvalidRow { .. } => "INVALID_ROW",
             Self::InvalidValue { .. } => "INVALID_VALUE",
             Self::Busy { .. } => "BUSY",
+            Self::TooManyReaders { .. } => "TOO_MANY_READERS",
+            Self::NestedWrite { .. } => "NESTED_WRITE",
             Self::OwnFile { .. } => "OWN_FILE",
             Self::DiskFull { .. } => "DISK_FULL",
             Self::ReadOnly { .. } => "READ_ONLY",
@@ -451,23 +477,13 @@ impl Error {
         ) {
             return Self::Corrupt { path, detail: source.to_string() };
         }
-        // Nor is a statement of ours wrong: where SQLite cannot make sense of one, it is the schema that is another.
-        if let rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error { extended_code: rusqlite::ffi::SQLITE_ERROR, .. },
-            Some(message),
-        )
-        | rusqlite::Error::SqlInputError { msg: message, .. } = &source
-            && ["no such ", "has no column", "syntax error"].iter().any(|part| message.contains(part))
-        {
-            return Self::Corrupt { path, detail: format!("its schema is not what it should be: {message}") };
-        }
         let extended_code = source.sqlite_error().map(|error| error.extended_code);
         match source.sqlite_error_code() {
             // The shared memory file beside the database, which readers need, too, could not grow.
             _ if extended_code == Some(ffi::SQLITE_IOERR_SHMSIZE) => Self::DiskFull { path },
             Some(ErrorCode::SystemIoFailure) => {
                 let action = match extended_code {
-                    Some(ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ) => "read",
+                    Some(ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_FSTAT) => "read",
                     Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_TRUNCATE) => "write",
                     Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => "sync",
                     _ => "read or write",
@@ -486,6 +502,15 @@ impl Error {
                 (None, source) => Self::Io { action: "open", path, source: io::Error::other(source.to_string()) },
             },
             _ => Self::Sqlite { path, source },
+        }
+    }
+
+    /// Whether SQLite could not make sense of a statement: the schema is not what the statement expects.
+    pub(crate) fn is_refused_statement(&self) -> bool {
+        let Self::Sqlite { source, .. } = self else { return false };
+        match source {
+            rusqlite::Error::SqlInputError { .. } => true,
+            other => other.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_ERROR),
         }
     }
 
@@ -522,6 +547,14 @@ fn count(number: usize, noun: &str) -> String {
     match number {
         1 => format!("1 {noun}"),
         n => format!("{n} {noun}s"),
+    }
+}
+
+/// What to do about a failed operation, where it is not obvious.
+fn advice(action: &str) -> &'static str {
+    match action {
+        "read" | "write" | "sync" | "read or write" => ". Try again; if it fails again, look at the disk",
+        _ => "",
     }
 }
 

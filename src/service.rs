@@ -198,8 +198,9 @@ impl StatePersistenceService {
             return store.state().map(Some);
         }
         services.retain(|service| service.strong_count() > 0 && service.as_ptr() != Arc::as_ptr(&self.inner));
-        let held = services.iter().filter_map(Weak::upgrade).find_map(|service| service.give_up(&state_dir));
-        let lock = held.map_or_else(|| DirectoryLock::acquire(&state_dir), Ok)?;
+        let held =
+            services.iter().filter_map(Weak::upgrade).find_map(|service| service.give_up(&state_dir).transpose());
+        let lock = held.unwrap_or_else(|| DirectoryLock::acquire(&state_dir))?;
 
         let options = &self.inner.options;
         let store = StateStore::open_with(&state_dir, options.store_options())?;
@@ -473,8 +474,10 @@ impl StatePersistenceService {
     /// Where the checkpoint fails, the service runs on and this can be tried again. Where only the export fails, the run
     /// has ended.
     pub fn prepare_for_shutdown(&self) -> Result<()> {
+        let running = || self.inner.running(|running| running.store.clone());
+        running().map_or(Ok(()), |store| store.database().refuse_nested_write())?;
         let _turn = lock(&self.inner.lifecycle);
-        let Some(store) = self.inner.running(|running| running.store.clone()) else { return Ok(()) };
+        let Some(store) = running() else { return Ok(()) };
         let timer = self.inner.take_timer();
         let had_timer = timer.is_some();
         drop(timer);
@@ -539,9 +542,11 @@ impl Inner {
     }
 
     /// Ends this service for the sake of another one in this process; its lock, where it holds that directory.
-    fn give_up(&self, state_dir: &Path) -> Option<DirectoryLock> {
+    fn give_up(&self, state_dir: &Path) -> Result<Option<DirectoryLock>> {
+        let running = || self.running(|running| running.store.clone()).filter(|store| store.state_dir() == state_dir);
+        running().map_or(Ok(()), |store| store.database().refuse_nested_write())?;
         let _turn = lock(&self.lifecycle);
-        let store = self.running(|running| running.store.clone()).filter(|store| store.state_dir() == state_dir)?;
+        let Some(store) = running() else { return Ok(None) };
         drop(self.take_timer());
         store.database().begin_closing(Closed::TakenOver);
         let now = self.options.clock.now();
@@ -549,7 +554,7 @@ impl Inner {
             // The next start will call it a crash, no more.
             tracing::warn!(%error, "could not record that the run was taken over");
         }
-        self.end(Closed::TakenOver)
+        Ok(self.end(Closed::TakenOver))
     }
 }
 

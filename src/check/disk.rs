@@ -73,7 +73,7 @@ fn free_bytes(state_dir: &Path) -> Option<u64> {
 }
 
 /// How the names of what is ours in the state directory begin: the database and what SQLite keeps beside it, and the rest.
-const OURS: &[&str] = &[DATABASE_FILE, EXPORT_FILE, BACKUP_DIRECTORY, SET_ASIDE_PREFIX, "service.lock"];
+const OURS: &[&str] = &[DATABASE_FILE, EXPORT_FILE, BACKUP_DIRECTORY, SET_ASIDE_PREFIX, "service.lock", "writers.lock"];
 
 /// Everything of ours is for its owner alone.
 fn permissions(state_dir: &Path, findings: &mut Findings) {

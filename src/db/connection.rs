@@ -7,6 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
+use super::deadline::{BUSY_TIMEOUT, wait_for_locks};
 use crate::error::{Error, Result};
 
 /// What is still there after the power fails.
@@ -26,10 +27,6 @@ const COMMON: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX.union(OpenFlags::SQLIT
 
 /// How connections of the reading pool are opened.
 pub(super) const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(COMMON);
-
-/// How long a statement waits for another process's lock. SQLite does not queue who waits: eight processes that write without a
-/// pause on a busy machine were seen to let one wait for 16 s.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Prepared statements kept per connection: all of a store's, with room for the column sets of updates.
 const STATEMENT_CACHE: usize = 256;
@@ -69,7 +66,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
 /// far as it can.
 pub(crate) fn open_damaged(path: &Path) -> Result<Connection> {
     let conn = Connection::open_with_flags(path, READ_ONLY)?;
-    conn.busy_timeout(BUSY_TIMEOUT)?;
+    wait_for_locks(&conn)?;
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     for (pragma, value) in [("writable_schema", 1), ("query_only", 1), ("trusted_schema", 0), ("cell_size_check", 1)] {
         conn.pragma_update(None, pragma, value)?;
@@ -99,7 +96,7 @@ pub(super) fn configure_reader(conn: &Connection) -> Result<()> {
 }
 
 fn set_common(conn: &Connection) -> Result<()> {
-    conn.busy_timeout(BUSY_TIMEOUT)?;
+    wait_for_locks(conn)?;
     conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     // A database file may come from anywhere: its schema may not call functions with side effects, damaged cells are
     // found when they are read, and double-quoted strings do not hide misspelt columns.

@@ -1,64 +1,93 @@
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use super::backup;
 use super::connection::{self, Durability};
-use super::group::GroupConnection;
-use super::lost_log::missing_frames;
+use super::deadline::{BUSY_TIMEOUT, until};
+use super::group::{Group, GroupConnection, Part};
+use super::lost_log::{lost_frames, mark_shared_memory};
 use super::migrations::{self, MigrationStatus};
 use super::schema;
 use crate::directory::{self, sync_directory};
 use crate::error::{Error, ForeignFile, Result};
 use crate::progress::ProgressCallback;
 use chrono::{DateTime, Utc};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction};
 use tempfile::NamedTempFile;
 
 /// An open database: one writer and a pool of readers.
+///
+/// Locks, in the order in which they are taken: the writer (in a queue that is fair, at most `write_timeout` for a call and all that it waits for), the place in
+/// the queue of processes ([`super::turns`]), SQLite's write lock. A reader takes none of them. `gate` is held shared by every reader,
+/// and exclusively, for a moment, by a writer that starts the WAL over; neither waits for the other for long.
 pub(crate) struct Database {
     path: PathBuf,
     readers: Pool<SqliteConnectionManager>,
-    /// After the readers, so that it is closed last: a writing connection that closes last tidies the log away.
+    max_readers: u32,
+    write_timeout: Duration,
+    /// After the readers, so that it is closed last: a writing connection that closes last tidies the WAL away.
     writer: Mutex<Writer>,
-    /// How many callers are about to write: each of them comes to the writer, whatever happens.
-    coming: AtomicUsize,
+    /// How many callers wait for the writer to join a group: each of them comes to it, or gives up at its deadline.
+    waiting_writers: AtomicUsize,
+    /// How many batches in a row have been short.
+    short_batches: AtomicU32,
+    gate: RwLock<()>,
+    /// When the WAL may be started over again, after that did not succeed.
+    next_restart: Mutex<Instant>,
+    commits: AtomicU32,
     /// SQLite's counter of schema changes, as it was when the schema was last found to be the latest.
     schema_cookie: AtomicI64,
-    _open: OpenHere,
 }
 
-/// The databases that this process has open, once for each time.
-static OPEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-/// A place in that list.
-struct OpenHere(PathBuf);
-
-impl OpenHere {
-    fn new(path: &Path) -> Self {
-        OPEN.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_path_buf());
-        Self(path.to_path_buf())
-    }
+thread_local! {
+    /// The databases that this thread is writing, by their addresses.
+    static WRITING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Drop for OpenHere {
+/// Notes that this thread writes a database, until it is dropped.
+struct Writing;
+
+impl Drop for Writing {
     fn drop(&mut self) {
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = open.iter().position(|path| *path == self.0) {
-            open.swap_remove(index);
-        }
+        WRITING.with_borrow_mut(Vec::pop);
     }
 }
 
-/// Whether this process has a database open.
-pub(super) fn is_open_here(path: &Path) -> bool {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|open| open == path)
+/// How long the work of one caller takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Not long: it is this library's own.
+    Short,
+    /// Nobody knows: it is a closure of the caller's.
+    Unknown,
 }
+
+/// A batch that takes no longer than this is short.
+const SHORT_BATCH: Duration = Duration::from_millis(1);
+
+/// After so many short batches in a row, the next one is expected to be short.
+const SHORT_BATCHES: u32 = 16;
+
+/// How long a caller waits for others to commit its work before it tries to do so itself.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
+
+/// A WAL of this size is started over; so many commits lie between two looks at it.
+const LARGE_WAL: u64 = 16 * 1024 * 1024;
+const COMMITS_BETWEEN: u32 = 8;
+
+/// How long new readers wait while the WAL is started over, and how long that waits for readers who are there.
+const GATE_PATIENCE: Duration = Duration::from_millis(100);
+const RESTART_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long after that failed it is tried again.
+const RESTART_PAUSE: Duration = Duration::from_secs(2);
 
 enum Writer {
     Open(GroupConnection),
@@ -105,7 +134,7 @@ impl Database {
         before_upgrade: impl FnOnce() -> Result<B>,
     ) -> Result<Self> {
         open_writer(path, durability, progress, before_upgrade)
-            .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer)), readers))
+            .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer, path)), readers))
             .map_err(|error| error.at(path))
     }
 
@@ -124,7 +153,7 @@ impl Database {
             let writer = connection::open_writer(path)?;
             migrations::require_ours(&writer, path)?;
             connection::configure_writer(&writer, Durability::Full)?;
-            Self::with(path, Writer::Open(GroupConnection::new(writer)), 1)
+            Self::with(path, Writer::Open(GroupConnection::new(writer, path)), 1)
         };
         open().map_err(|error: Error| error.at(path))
     }
@@ -135,12 +164,13 @@ impl Database {
         open_existing(path).and_then(status).map_err(|error| error.at(path))
     }
 
-    fn with(path: &Path, writer: Writer, readers: u32) -> Result<Self> {
+    fn with(path: &Path, mut writer: Writer, max_readers: u32) -> Result<Self> {
+        let max_readers = max_readers.max(1);
         let manager = SqliteConnectionManager::file(path)
             .with_flags(connection::READ_ONLY)
             .with_init(|conn| connection::configure_reader(conn).map_err(sqlite_error));
         let readers = Pool::builder()
-            .max_size(readers.max(1))
+            .max_size(max_readers)
             .min_idle(Some(0))
             // Connections are never replaced: what looks after that keeps the pool's threads for half a minute after its end.
             .max_lifetime(None)
@@ -149,9 +179,24 @@ impl Database {
             .test_on_check_out(false)
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(manager);
-        let schema_cookie = AtomicI64::new(-1);
-        let (open, path, writer) = (OpenHere::new(path), path.to_path_buf(), Mutex::new(writer));
-        Ok(Self { path, readers, writer, coming: AtomicUsize::new(0), schema_cookie, _open: open })
+        if let Writer::Open(conn) = &mut writer {
+            // SQLite opens its shared memory with the first statement that reads.
+            conn.alone().query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            mark_shared_memory(path);
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            readers,
+            max_readers,
+            write_timeout: BUSY_TIMEOUT,
+            writer: Mutex::new(writer),
+            waiting_writers: AtomicUsize::new(0),
+            short_batches: AtomicU32::new(0),
+            gate: RwLock::new(()),
+            next_restart: Mutex::new(Instant::now()),
+            commits: AtomicU32::new(0),
+            schema_cookie: AtomicI64::new(-1),
+        })
     }
 
     /// Fails where the schema is not the latest, as a newer release's upgrade leaves it under a process that still runs.
@@ -165,58 +210,134 @@ impl Database {
         Ok(())
     }
 
-    /// Runs `work` in a read transaction: all that it reads is of one moment.
+    /// Runs `work` in a read transaction: all that it reads is of one snapshot.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        // A reader that comes while the WAL is to be started over waits a moment, so that there is one without readers.
+        let _gate = self.gate.try_read_for(GATE_PATIENCE);
         // r2d2 turns the failure to open a connection into a text; opening one directly tells the kind.
-        let mut conn = match self.readers.get() {
+        let mut conn = match self.readers.get_timeout(BUSY_TIMEOUT / 2) {
             Ok(conn) => conn,
             Err(error) => {
                 drop(open_existing(&self.path)?);
                 tracing::warn!(%error, "no connection for reading became free");
-                return Err(Error::Busy { path: self.path.clone() });
+                return Err(Error::TooManyReaders { path: self.path.clone(), max_readers: self.max_readers });
             }
         };
+        self.read_on(&mut conn, work)
+    }
+
+    /// As [`read`](Self::read), on a connection of its own: for what may take as long as a caller likes, such as writing to a
+    /// caller's sink, and must not keep others from reading.
+    pub(crate) fn read_apart<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let mut conn = open_existing(&self.path)?;
+        self.read_on(&mut conn, work)
+    }
+
+    fn read_on<T>(&self, conn: &mut Connection, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         conn.transaction()
             .map_err(Error::from)
             .and_then(|transaction| {
                 self.require_latest_schema(&transaction)?;
                 work(&transaction)
             })
-            .map_err(|error| error.at(&self.path))
+            .map_err(|error| self.explain(error))
     }
 
     /// Runs `work` in a write transaction, which it may share with others who write at the same time. When this returns `Ok`,
-    /// the transaction is on the disk; else `work` left no trace.
+    /// the transaction is durable; else `work` left no trace.
     pub(crate) fn write_in_group<T, E: From<Error>>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, E>,
+        length: Work,
+        work: impl FnOnce(&Part<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
-        self.coming.fetch_add(1, Ordering::SeqCst);
-        let mut writer = self.lock_writer();
-        self.coming.fetch_sub(1, Ordering::SeqCst);
+        let _writing = self.begin_writing()?;
+        let deadline = self.deadline();
+        self.waiting_writers.fetch_add(1, Ordering::SeqCst);
+        let writer = self.writer.try_lock_until(deadline);
+        self.waiting_writers.fetch_sub(1, Ordering::SeqCst);
+        let mut writer = writer.ok_or_else(|| self.busy())?;
         let conn = writer.open(&self.path, false)?;
-        let joined = conn.join(
-            |conn| self.require_latest_schema(conn).map_err(|error| Failed::Ours(error.at(&self.path))),
-            |conn| work(conn).map_err(Failed::Theirs),
-        );
-        // Whoever is coming commits, or leaves it to the next one; where nobody is, this caller does.
-        if self.coming.load(Ordering::SeqCst) == 0 {
+        if length == Work::Unknown && self.short_batches.load(Ordering::Relaxed) < SHORT_BATCHES {
+            // Who is done must not wait for a batch that may take long.
             conn.commit();
         }
+        let start = Instant::now();
+        let joined = conn.join(
+            deadline,
+            |conn| self.require_latest_schema(conn).map_err(Failed::Ours),
+            |part| work(part).map_err(Failed::Theirs),
+        );
+        if length == Work::Unknown {
+            self.note_batch(start.elapsed());
+        }
+        // Whoever waits commits, or leaves it to the next one; where nobody does, or the group is old, this caller commits.
+        if self.waiting_writers.load(Ordering::SeqCst) == 0 || conn.is_due() {
+            conn.commit();
+        }
+        self.limit_wal(conn);
         drop(writer);
+        let failed = |error: rusqlite::Error| E::from(self.explain(error.into()));
         match joined {
-            Ok((result, group)) => group.wait().map_err(failed).map(|()| result).map_err(E::from),
+            Ok((result, group)) => self.outcome(&group).map(|()| result).map_err(failed),
             Err(Failed::Theirs(error)) => Err(error),
-            Err(Failed::Ours(error)) => Err(error.into()),
-            Err(Failed::Sqlite(error)) => Err(failed(error).into()),
+            Err(Failed::Ours(error)) => Err(self.explain(error).into()),
+            Err(Failed::Sqlite(error)) => Err(failed(error)),
         }
     }
 
-    /// Runs `work` in a write transaction of its own. When this returns `Ok`, the transaction is on the disk; else it left no
+    /// Waits until a group's transaction is durable, or has failed. Where the one to whom the commit was left gave up, this
+    /// caller commits.
+    fn outcome(&self, group: &Group) -> rusqlite::Result<()> {
+        loop {
+            if let Some(outcome) = group.outcome(COMMIT_PATIENCE) {
+                return outcome;
+            }
+            if let Some(mut writer) = self.writer.try_lock_for(COMMIT_PATIENCE)
+                && let Writer::Open(conn) | Writer::Closing(conn, _) = &mut *writer
+            {
+                conn.commit();
+            }
+        }
+    }
+
+    fn note_batch(&self, took: Duration) {
+        if took <= SHORT_BATCH {
+            self.short_batches.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.short_batches.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Starts the WAL over where it has become large: readers that overlap without a gap would let it grow without bound.
+    fn limit_wal(&self, conn: &mut GroupConnection) {
+        if !self.commits.fetch_add(1, Ordering::Relaxed).is_multiple_of(COMMITS_BETWEEN)
+            || fs::metadata(beside(&self.path, "-wal")).is_ok_and(|wal| wal.len() < LARGE_WAL)
+        {
+            return;
+        }
+        let mut next_restart = self.next_restart.lock();
+        if Instant::now() < *next_restart {
+            return;
+        }
+        let restarted = self.gate.try_write_for(RESTART_PATIENCE).is_some_and(|_gate| {
+            until(Instant::now() + RESTART_PATIENCE, || {
+                let busy = conn.alone().query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, bool>(0));
+                busy.is_ok_and(|busy| !busy)
+            })
+        });
+        if !restarted {
+            tracing::debug!("a reader keeps the WAL from being started over");
+        }
+        *next_restart = Instant::now() + RESTART_PAUSE;
+    }
+
+    /// Runs `work` in a write transaction of its own. When this returns `Ok`, the transaction is durable; else it left no
     /// trace.
     pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.write_as(&mut self.lock_writer(), false, work)
+        let _writing = self.begin_writing()?;
+        let deadline = self.deadline();
+        let mut writer = self.lock_writer(deadline)?;
+        self.write_as(&mut writer, deadline, false, work)
     }
 
     /// As [`write`](Self::write), but where somebody else writes it does not wait.
@@ -224,33 +345,30 @@ impl Database {
     /// # Errors
     /// [`Error::Busy`] where somebody does.
     pub(crate) fn try_write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let busy = || Error::Busy { path: self.path.clone() };
-        let mut writer = match self.writer.try_lock() {
-            Ok(writer) => writer,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(busy()),
-        };
-        writer.open(&self.path, false)?.alone().busy_timeout(SHORT_BUSY_TIMEOUT)?;
-        let result = self.write_as(&mut writer, false, work).map_err(|error: Error| error.at(&self.path));
-        writer.open(&self.path, false)?.alone().busy_timeout(connection::BUSY_TIMEOUT)?;
-        result
+        let _writing = self.begin_writing()?;
+        let mut writer = self.writer.try_lock().ok_or_else(|| self.busy())?;
+        self.write_as(&mut writer, Instant::now() + SHORT_BUSY_TIMEOUT, false, work)
     }
 
     /// As [`write`](Self::write), also while the database is being closed.
     pub(crate) fn write_while_closing<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        self.write_as(&mut self.lock_writer(), true, work).map_err(|error: Error| error.at(&self.path))
+        let _writing = self.begin_writing()?;
+        let deadline = self.deadline();
+        let mut writer = self.lock_writer(deadline)?;
+        self.write_as(&mut writer, deadline, true, work)
     }
 
     fn write_as<T, E: From<Error>>(
         &self,
         writer: &mut Writer,
+        deadline: Instant,
         closing: bool,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let writer = writer.open(&self.path, closing)?;
-        let failed = |error: rusqlite::Error| Error::from(error).at(&self.path);
-        let transaction = writer.alone().transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        self.require_latest_schema(&transaction).map_err(|error| error.at(&self.path))?;
+        let failed = |error: rusqlite::Error| self.explain(error.into());
+        let transaction = writer.begin_alone(deadline).map_err(failed)?;
+        self.require_latest_schema(&transaction).map_err(|error| self.explain(error))?;
         let outcome = match work(&transaction) {
             Ok(result) => transaction.commit().map(|()| result).map_err(|error| (true, failed(error).into())),
             Err(error) => {
@@ -260,12 +378,11 @@ impl Database {
                 Err((was_rolled_back, error))
             }
         };
-        outcome.map_err(|(is_refused, error)| {
-            if is_refused {
-                writer.make_room();
-            }
-            error
-        })
+        if let Err((true, _)) = &outcome {
+            writer.make_room();
+        }
+        self.limit_wal(writer);
+        outcome.map_err(|(_, error)| error)
     }
 
     /// Replaces the content by that of a copy, which belongs to us alone: in one transaction, under readers who see the
@@ -278,20 +395,21 @@ impl Database {
         mut before: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         const ATTEMPTS: u32 = 20;
-        let mut writer = self.lock_writer();
-        let conn = writer.open(&self.path, false)?.alone();
+        let _writing = self.begin_writing()?;
+        let mut writer = self.lock_writer(self.deadline())?;
+        let conn = writer.open(&self.path, false)?;
         let mut replace = || {
             let observer = connection::open_reader(&self.path)?;
             // Changes whenever another connection has committed.
             let version = || observer.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0));
             for _ in 0..ATTEMPTS {
                 // SQLite's backup takes the write lock by itself, and must not find it taken: it is given up in between.
-                let lock = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let lock = conn.begin_alone(self.deadline())?;
                 let seen = version()?;
                 let result = before()?;
                 lock.rollback()?;
-                backup::match_page_size(copy, conn)?;
-                if backup::write_back(copy, conn, progress, || Ok(version()? == seen))? {
+                backup::match_page_size(copy, conn.alone())?;
+                if backup::write_back(copy, conn.alone(), progress, || Ok(version()? == seen))? {
                     return Ok(result);
                 }
             }
@@ -302,7 +420,8 @@ impl Database {
 
     /// Writes the database anew, so that free pages can be given back bit by bit from now on. Nobody else can write meanwhile.
     pub(crate) fn enable_incremental_vacuum(&self) -> Result<()> {
-        let mut writer = self.lock_writer();
+        let _writing = self.begin_writing()?;
+        let mut writer = self.lock_writer(self.deadline())?;
         let conn = writer.open(&self.path, false)?.alone();
         connection::vacuum(conn, |conn| Ok(conn.pragma_update(None, "auto_vacuum", "incremental")?))
             .map_err(|error| error.at(&self.path))
@@ -310,7 +429,8 @@ impl Database {
 
     /// Writes the log back to the database file as far as no reader needs it, without waiting for anybody.
     pub(crate) fn write_back_log(&self) -> Result<()> {
-        let mut writer = self.lock_writer();
+        let _writing = self.begin_writing()?;
+        let mut writer = self.lock_writer(self.deadline())?;
         let conn = writer.open(&self.path, false)?.alone();
         let written = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         written.map_err(|error| Error::from(error).at(&self.path))
@@ -318,12 +438,18 @@ impl Database {
 
     /// Whether this database may be written, also while it is being closed.
     pub(crate) fn require_writable(&self) -> Result<()> {
-        self.lock_writer().open(&self.path, true).map(drop)
+        let _writing = self.begin_writing()?;
+        self.lock_writer(self.deadline())?.open(&self.path, true).map(drop)
+    }
+
+    /// Fails where this thread is writing this database already: it would wait for itself.
+    pub(crate) fn refuse_nested_write(&self) -> Result<()> {
+        self.begin_writing().map(drop)
     }
 
     /// Lets nobody write any more, after the write at hand, but for what belongs to closing.
     pub(crate) fn begin_closing(&self, why: Closed) {
-        let mut writer = self.lock_writer();
+        let mut writer = self.writer.lock();
         *writer = match std::mem::replace(&mut *writer, Writer::ReadOnly) {
             Writer::Open(mut conn) => {
                 conn.commit();
@@ -335,7 +461,7 @@ impl Database {
 
     /// Goes on after closing failed.
     pub(crate) fn cancel_closing(&self) {
-        let mut writer = self.lock_writer();
+        let mut writer = self.writer.lock();
         *writer = match std::mem::replace(&mut *writer, Writer::ReadOnly) {
             Writer::Closing(conn, _) => Writer::Open(conn),
             other => other,
@@ -344,22 +470,69 @@ impl Database {
 
     /// Closes the writing connection, after the write at hand. Every later write fails and says why.
     pub(crate) fn close_writer(&self, why: Closed) {
-        *self.lock_writer() = Writer::Closed(why);
+        *self.writer.lock() = Writer::Closed(why);
     }
 
     #[cfg(test)]
-    pub(super) fn is_anyone_coming(&self) -> bool {
-        self.coming.load(Ordering::SeqCst) > 0
+    pub(super) fn has_waiting_writers(&self) -> bool {
+        self.waiting_writers.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic in a caller's closure rolled its transaction back; the connection is as good as before.
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for the writer. A panic in a caller's closure rolled its transaction back; the connection is as good as before.
+    fn lock_writer(&self, deadline: Instant) -> Result<MutexGuard<'_, Writer>> {
+        self.writer.try_lock_until(deadline).ok_or_else(|| self.busy())
     }
+
+    /// Notes that this thread writes this database.
+    fn begin_writing(&self) -> Result<Writing> {
+        let address = std::ptr::from_ref(self).addr();
+        WRITING.with_borrow_mut(|writing| {
+            if writing.contains(&address) {
+                return Err(Error::NestedWrite { path: self.path.clone() });
+            }
+            writing.push(address);
+            Ok(Writing)
+        })
+    }
+
+    /// Sets how long a write waits for others.
+    pub(crate) fn set_write_timeout(&mut self, timeout: Duration) {
+        self.write_timeout = timeout;
+    }
+
+    /// When a write that begins now gives up. Where the time-out is beyond what a clock can show, so long that nobody waits for it.
+    fn deadline(&self) -> Instant {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+        Instant::now() + self.write_timeout.min(YEAR)
+    }
+
+    fn busy(&self) -> Error {
+        Error::Busy { path: self.path.clone() }
+    }
+
+    /// Names the database in an error of SQLite's and classifies it. Statements of this library are right: where SQLite cannot make
+    /// sense of one, the schema is looked at.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let error = error.at(&self.path);
+        if !error.is_refused_statement() {
+            return error;
+        }
+        match require_own_schema(&self.path) {
+            Err(Error::Corrupt { path, detail }) => Error::Corrupt { path, detail },
+            _ => error,
+        }
+    }
+}
+
+/// Fails where the schema of a database is not the one of its version.
+fn require_own_schema(path: &Path) -> Result<()> {
+    let conn = connection::open_reader(path)?;
+    let status = migrations::release().status(&conn, path)?;
+    schema::require_own_schema(&conn, path, status.schema_version)
 }
 
 /// How a caller's part of a shared transaction failed.
@@ -380,6 +553,7 @@ fn open_existing(path: &Path) -> Result<Connection> {
     if !exists(path)? {
         return Err(Error::NoDatabase { path: path.to_path_buf() });
     }
+    require_whole_wal(path)?;
     let open = || {
         let conn = connection::open_reader(path)?;
         let read = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
@@ -451,16 +625,20 @@ fn open_writer<B: FnOnce() -> Result<()>>(
     if !exists(path)? {
         create(path)?;
     }
-    if durability == Durability::Full
-        && let Some((missing, frames)) = missing_frames(path)
-    {
-        let detail = format!("{missing} of the {frames} pages in its log state.db-wal are missing or damaged");
-        return Err(Error::Corrupt { path: path.to_path_buf(), detail });
-    }
+    require_whole_wal(path)?;
     let mut conn = connection::open_writer(path)?;
     migrations::release().migrate(&mut conn, path, progress, before_upgrade)?;
     connection::configure_writer(&conn, durability)?;
     Ok(conn)
+}
+
+/// Fails where updates are lost that the WAL held. Only before this process opens the database: SQLite would take what is left for
+/// everything.
+fn require_whole_wal(path: &Path) -> Result<()> {
+    let Some(lost) = lost_frames(path) else { return Ok(()) };
+    let detail =
+        format!("{} of the {} pages in its log state.db-wal are missing or damaged", lost.missing, lost.frames);
+    Err(Error::Corrupt { path: path.to_path_buf(), detail })
 }
 
 /// Whether the database is there. A log without its database is not taken for the absence of both.

@@ -1,19 +1,27 @@
 //! Group commit: callers that write at the same time share a transaction and its fsync.
 //!
-//! Each caller does its own work, one after the other, in the transaction that is open, inside a savepoint. Who is done and
-//! sees another one coming leaves the commit to that one and waits for it; who sees nobody commits for all. So a lone
-//! caller waits for nobody, and a group is never larger than the number of threads that write.
+//! Each caller does its own work, one after the other, in the transaction that is open, inside a savepoint. A caller that is done and
+//! sees others waiting leaves the commit to the next one and waits for it; without others, it commits for all. So a lone caller
+//! waits for nobody. A group that is older than [`MAX_AGE`] is committed by the caller that works in it, whatever that caller's work
+//! comes to, so that nobody waits for an endless row of others.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ffi};
+use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
 
-use super::connection::BUSY_TIMEOUT;
+use super::deadline::without_waiting;
+use super::turns::Turns;
+use crate::error::{Error, Result};
 
-/// How a commit failed; it is told to everyone in the group.
-type Failure = (ffi::Error, Option<String>);
+/// How long a group takes in further callers.
+const MAX_AGE: Duration = Duration::from_millis(10);
+
+/// How a transaction failed; every caller in the group gets it.
+pub(super) type Failure = (ffi::Error, Option<String>);
 
 /// The callers of one transaction, who wait for its commit.
 #[derive(Default)]
@@ -25,12 +33,13 @@ pub(super) struct Group {
 /// A connection for writing, with the transaction that a group has left open on it: one in which somebody has done something.
 pub(super) struct GroupConnection {
     conn: Connection,
-    open: Option<Arc<Group>>,
+    turns: Turns,
+    open: Option<(Arc<Group>, Instant)>,
 }
 
 impl GroupConnection {
-    pub(super) fn new(conn: Connection) -> Self {
-        Self { conn, open: None }
+    pub(super) fn new(conn: Connection, path: &Path) -> Self {
+        Self { conn, turns: Turns::new(path), open: None }
     }
 
     /// The connection for work of its own: what a group has left open is committed first.
@@ -39,75 +48,95 @@ impl GroupConnection {
         &mut self.conn
     }
 
-    /// Does the work of one caller in the transaction that is open, or in a new one. `begun` is asked first.
+    /// Begins a write transaction of its own; what a group has left open is committed first.
+    pub(super) fn begin_alone(&mut self, deadline: Instant) -> rusqlite::Result<Transaction<'_>> {
+        self.commit();
+        let Self { conn, turns, .. } = self;
+        turns.begin(deadline, || Transaction::new_unchecked(conn, TransactionBehavior::Immediate))
+    }
+
+    /// Whether a group that is open is to be committed now, though others wait to join it.
+    pub(super) fn is_due(&self) -> bool {
+        self.open.as_ref().is_some_and(|(_, begun)| begun.elapsed() >= MAX_AGE)
+    }
+
+    /// Does the work of one caller in the transaction that is open, or in a new one. `begun` comes first.
     ///
-    /// Returns what it came to, and the group to wait for unless it failed. Whoever calls has to [`commit`](Self::commit),
-    /// unless another caller is sure to come.
+    /// Returns the work's result, and the group to wait for. The caller has to [`commit`](Self::commit), unless another one is sure to
+    /// come.
+    ///
+    /// # Errors
+    /// Those of `begun` and `work`. Where SQLite rolled the whole transaction back during the work, as it does on a full disk, that
+    /// failure, also where the work returned `Ok`: nothing of it stays, and all others in the group get the failure, too.
     pub(super) fn join<T, E: From<rusqlite::Error>>(
         &mut self,
+        deadline: Instant,
         begun: impl FnOnce(&Connection) -> Result<(), E>,
-        work: impl FnOnce(&Connection) -> Result<T, E>,
+        work: impl FnOnce(&Part<'_>) -> Result<T, E>,
     ) -> Result<(T, Arc<Group>), E> {
-        let step = |conn: &Connection, sql| conn.prepare_cached(sql)?.execute([]).map(drop);
-        // Who is the first needs no savepoint: without its work there is nothing in the transaction.
-        let (group, is_first) = match &self.open {
-            Some(group) => (group.clone(), false),
-            None => (Arc::default(), true),
+        let (group, since, is_first) = match &self.open {
+            Some((group, since)) => (group.clone(), *since, false),
+            None => (Arc::default(), Instant::now(), true),
         };
-        step(&self.conn, if is_first { "BEGIN IMMEDIATE" } else { "SAVEPOINT member" })?;
-        // A panic in a caller's closure is that caller's; the others' work stays.
-        let result = catch_unwind(AssertUnwindSafe(|| begun(&self.conn).and_then(|()| work(&self.conn))));
-        let is_done = matches!(result, Ok(Ok(_)));
-        let undone = || if is_done { Ok(()) } else { step(&self.conn, "ROLLBACK TO member") };
-        // SQLite may have rolled all of it back, as where the disk is full. Then, and where one caller's part cannot be undone
-        // by itself, nothing of the others stays, either.
-        let is_open = !self.conn.is_autocommit();
-        let stays = is_open
-            && if is_first { is_done } else { undone().and_then(|()| step(&self.conn, "RELEASE member")).is_ok() };
-        if stays {
-            self.open = Some(group.clone());
+        // The first one needs no savepoint: without its work there is nothing in the transaction.
+        if is_first {
+            self.turns.begin(deadline, || step(&self.conn, "BEGIN IMMEDIATE"))?;
         } else {
-            self.open = None;
-            self.roll_back();
-            if !is_open {
-                self.make_room();
-            }
-            let message = "another update in the same commit made all of it roll back; nothing was changed".to_owned();
-            group.decide(Err((ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message))));
+            step(&self.conn, "SAVEPOINT member")?;
         }
-        match result {
-            Ok(result) => Ok((result?, group)),
-            Err(panic) => {
+        let part = Part { conn: &self.conn, failure: RefCell::default() };
+        // A panic in a caller's closure is that caller's; the others' work stays.
+        let result = catch_unwind(AssertUnwindSafe(|| begun(&self.conn).and_then(|()| work(&part))));
+        let mut failure = part.failure.take();
+        if failure.is_none() && self.conn.is_autocommit() {
+            failure = Some(rolled_back());
+        }
+        let is_done = matches!(result, Ok(Ok(_)));
+        if failure.is_none() && !is_first {
+            // Where one caller's part cannot be undone by itself, nothing of the others stays, either.
+            let undone = if is_done { Ok(()) } else { step(&self.conn, "ROLLBACK TO member") };
+            let released = undone.and_then(|()| step(&self.conn, "RELEASE member"));
+            failure = released.err().map(failure_of);
+        }
+        match &failure {
+            Some(failure) => {
+                self.open = None;
+                self.roll_back();
+                self.make_room();
+                group.decide(Err(failure.clone()));
+            }
+            None if is_first && !is_done => self.roll_back(),
+            None => self.open = Some((group.clone(), since)),
+        }
+        match (result, failure) {
+            (Ok(Ok(_)), Some((error, message))) => Err(rusqlite::Error::SqliteFailure(error, message).into()),
+            (Ok(result), _) => Ok((result?, group)),
+            (Err(panic), _) => {
                 self.commit();
                 resume_unwind(panic)
             }
         }
     }
 
-    /// Commits what a group has left open, and tells its members.
+    /// Commits what a group has left open, and reports the outcome to its members.
     pub(super) fn commit(&mut self) {
-        let Some(group) = self.open.take() else { return };
-        let outcome = self.conn.prepare_cached("COMMIT").and_then(|mut end| end.execute([]));
+        let Some((group, _)) = self.open.take() else { return };
+        let outcome = step(&self.conn, "COMMIT");
         if outcome.is_err() {
             // What could not be committed is not to be committed with what comes next.
             self.roll_back();
             self.make_room();
         }
-        group.decide(outcome.map(drop).map_err(failure));
+        group.decide(outcome.map_err(failure_of));
     }
 
-    /// Brings the log into the database and cuts it off, after a write failed: where the disk is full, it may be the log that
-    /// fills it, and who waits for its usual size waits in vain.
+    /// Brings the WAL into the database and truncates it, after a write failed: where the disk is full, it may be the WAL that
+    /// fills it, and its usual limit does not help then.
     pub(super) fn make_room(&self) {
-        let make_room = || {
-            // Whoever reads is not waited for.
-            self.conn.busy_timeout(Duration::ZERO)?;
-            let truncated = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-            self.conn.busy_timeout(BUSY_TIMEOUT)?;
-            truncated
-        };
-        if let Err(error) = make_room() {
-            tracing::debug!(%error, "could not bring the log into the database");
+        // Readers are not waited for.
+        let truncated = without_waiting(|| self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        if let Err(error) = truncated {
+            tracing::debug!(%error, "could not bring the WAL into the database");
         }
     }
 
@@ -121,15 +150,60 @@ impl GroupConnection {
     }
 }
 
-impl Group {
-    /// Waits until the group's transaction is on the disk, or has failed.
-    pub(super) fn wait(&self) -> rusqlite::Result<()> {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let decided = self.decided.wait_while(outcome, |outcome| outcome.is_none());
-        match &*decided.unwrap_or_else(PoisonError::into_inner) {
-            Some(Err((error, message))) => Err(rusqlite::Error::SqliteFailure(*error, message.clone())),
-            _ => Ok(()),
+impl Drop for GroupConnection {
+    fn drop(&mut self) {
+        self.commit();
+    }
+}
+
+/// One caller's part of a write transaction.
+pub(crate) struct Part<'c> {
+    conn: &'c Connection,
+    /// Why SQLite rolled the whole transaction back, where it did. Then nothing of this part may be written any more: outside
+    /// the transaction, each statement would be committed by itself.
+    failure: RefCell<Option<Failure>>,
+}
+
+impl Part<'_> {
+    /// Does one thing whole or not at all, also where the caller goes on after it failed.
+    ///
+    /// # Errors
+    /// Those of `work`. Once SQLite has rolled the whole transaction back, every further step fails as the one did in which that
+    /// happened.
+    pub(crate) fn step<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        if let Some((error, message)) = &*self.failure.borrow() {
+            return Err(rusqlite::Error::SqliteFailure(*error, message.clone()).into());
         }
+        let result = step(self.conn, "SAVEPOINT step").map_err(Error::from).and_then(|()| {
+            let result = work(self.conn);
+            if self.conn.is_autocommit() {
+                return result;
+            }
+            // The first error counts.
+            let undone = if result.is_err() { step(self.conn, "ROLLBACK TO step") } else { Ok(()) };
+            let released = undone.and_then(|()| step(self.conn, "RELEASE step"));
+            result.and_then(|done| Ok(released.map(|()| done)?))
+        });
+        if self.conn.is_autocommit() {
+            let failure = match &result {
+                Err(Error::Sqlite { source: rusqlite::Error::SqliteFailure(error, message), .. }) => {
+                    (*error, message.clone())
+                }
+                _ => rolled_back(),
+            };
+            *self.failure.borrow_mut() = Some(failure);
+        }
+        result
+    }
+}
+
+impl Group {
+    /// Waits for the outcome of the group's transaction, at most that long; `None` where it is not known by then.
+    pub(super) fn outcome(&self, patience: Duration) -> Option<rusqlite::Result<()>> {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.decided.wait_timeout_while(outcome, patience, |outcome| outcome.is_none());
+        let outcome = waited.unwrap_or_else(PoisonError::into_inner).0.clone()?;
+        Some(outcome.map_err(|(error, message)| rusqlite::Error::SqliteFailure(error, message)))
     }
 
     fn decide(&self, outcome: Result<(), Failure>) {
@@ -138,17 +212,21 @@ impl Group {
     }
 }
 
-impl Drop for GroupConnection {
-    fn drop(&mut self) {
-        self.commit();
-    }
+fn step(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(drop)
 }
 
-fn failure(error: rusqlite::Error) -> Failure {
+fn failure_of(error: rusqlite::Error) -> Failure {
     match error {
         rusqlite::Error::SqliteFailure(error, message) => (error, message),
         other => (ffi::Error::new(ffi::SQLITE_ERROR), Some(other.to_string())),
     }
+}
+
+/// SQLite rolled a transaction back, and nobody knows why.
+fn rolled_back() -> Failure {
+    let message = "the transaction was rolled back; nothing was changed".to_owned();
+    (ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message))
 }
 
 #[cfg(test)]
@@ -161,7 +239,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::db::{Closed, Database, Durability};
+    use crate::db::{Closed, Database, Durability, Work};
     use crate::error::{Error, Result};
     use crate::progress::ProgressCallback;
 
@@ -181,6 +259,10 @@ mod tests {
         Ok(())
     }
 
+    fn in_group(database: &Database, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+        database.write_in_group(Work::Short, |part| part.step(work))
+    }
+
     fn count(database: &Database) -> u64 {
         let sql = "SELECT (SELECT count(*) FROM parent) + (SELECT count(*) FROM child)";
         database.read(|conn| Ok(conn.query_row(sql, [], |row| row.get(0))?)).unwrap()
@@ -195,9 +277,9 @@ mod tests {
         let begun = &AtomicBool::new(false);
         thread::scope(|scope| {
             let one = scope.spawn(move || {
-                database.write_in_group(|conn| {
+                in_group(database, |conn| {
                     begun.store(true, Ordering::SeqCst);
-                    while !database.is_anyone_coming() {
+                    while !database.has_waiting_writers() {
                         thread::sleep(Duration::from_millis(1));
                     }
                     first(conn)
@@ -207,8 +289,8 @@ mod tests {
                 thread::sleep(Duration::from_millis(1));
             }
             let other = scope.spawn(move || {
-                database.write_in_group(|conn| {
-                    thread::sleep(Duration::from_millis(30));
+                in_group(database, |conn| {
+                    thread::sleep(Duration::from_millis(3));
                     second(conn)
                 })
             });
@@ -248,7 +330,7 @@ mod tests {
         let (first, second) = two(&database, fails(5), fails(6));
         assert!(first.unwrap().is_err() && second.unwrap().is_err());
         assert_eq!(count(&database), 2);
-        database.write_in_group(works(7)).unwrap();
+        in_group(&database, works(7)).unwrap();
     }
 
     #[test]
@@ -276,7 +358,7 @@ mod tests {
             assert!(result.unwrap_err().to_string().contains("FOREIGN KEY"));
         }
         assert_eq!(count(&database), 0);
-        database.write_in_group(|conn| insert(conn, "parent", 2)).unwrap();
+        in_group(&database, |conn| insert(conn, "parent", 2)).unwrap();
         assert_eq!(count(&database), 1);
     }
 
@@ -288,8 +370,8 @@ mod tests {
             insert(conn, "no table", 1)
         };
         let (first, second) = two(&database, |conn| insert(conn, "parent", 1), rolled_back);
-        assert!(first.unwrap().unwrap_err().to_string().contains("made all of it roll back"));
-        assert!(second.unwrap().unwrap_err().to_string().contains("no table"));
+        assert!(first.unwrap().is_err());
+        assert!(second.unwrap().is_err());
         assert_eq!(count(&database), 0);
         let (first, second) = two(&database, rolled_back, |conn| insert(conn, "parent", 2));
         assert!(first.unwrap().is_err() && second.unwrap().is_ok());
@@ -305,7 +387,7 @@ mod tests {
                     let database = &database;
                     scope.spawn(move || {
                         (0..)
-                            .map(|n| database.write_in_group(|conn| insert(conn, "parent", thread * 1_000_000 + n)))
+                            .map(|n| in_group(database, |conn| insert(conn, "parent", thread * 1_000_000 + n)))
                             .take_while(Result::is_ok)
                             .count()
                     })
@@ -330,7 +412,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..50 {
                         let id = thread * 1000 + n;
-                        let result = database.write_in_group(|conn| {
+                        let result = in_group(database, |conn| {
                             insert(conn, "parent", id)?;
                             // Every seventh one fails after it has written.
                             if id % 7 == 0 { insert(conn, "no table", id) } else { Ok(()) }

@@ -1,88 +1,270 @@
-//! Whether the write-ahead log still holds what was committed to it.
+//! Whether the write-ahead log (WAL) still holds what was committed to it.
 //!
-//! SQLite reads a log up to its first frame that is not whole, and takes what comes after for never written; a log that is gone is
-//! an empty one. The shared memory file, which stays behind when a process is killed, says how many frames there were.
+//! SQLite reads a WAL up to the first frame that is not whole and ignores the rest; a missing WAL is an empty one. So a WAL that was
+//! deleted, cut or garbled after a process was killed silently takes committed updates with it. SQLite's shared memory file, which a
+//! killed process leaves behind, says how many frames there were.
+//!
+//! That file is never synced. After a power cut, or in a restored snapshot of a disk, it holds what the kernel happened to write back
+//! at some time before. How much is concluded from it depends on how much it can be trusted, see [`Trust`]. In particular it may tell of
+//! an older generation of the WAL: each time SQLite starts the WAL over, the first salt rises by one.
+//!
+//! Closing any handle on the shared memory file drops the locks that this process has on it, those of other threads included. So it
+//! is opened once, and its handle is kept for as long as the process lives.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use super::database::{self, beside};
+use super::database::beside;
 
-/// How many frames are missing at the end of the log of a database that nobody has open, of how many; `None` where none are, or
-/// nothing tells.
-pub(crate) fn missing_frames(database: &Path) -> Option<(u32, u32)> {
+/// What is wrong with a WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LostFrames {
+    /// Committed frames that the WAL no longer holds.
+    pub(crate) missing: u32,
+    /// Committed frames that it should hold.
+    pub(crate) frames: u32,
+    /// Whether the database file has the pages of all of them: then the file without its WAL is the whole state.
+    pub(crate) is_in_database: bool,
+}
+
+/// Returns what the WAL of a database has lost; `None` where it is whole, or nothing tells.
+pub(crate) fn lost_frames(database: &Path) -> Option<LostFrames> {
+    // How often a live process may change both files between two looks at them.
+    const ATTEMPTS: u32 = 5;
     let shared_memory = beside(database, "-shm");
-    // To open the file where this process has the database open would drop its locks.
-    if database::is_open_here(database) || is_locked(&shared_memory) {
-        return None;
+    let trust = Trust::of(&shared_memory)?;
+    let wal = beside(database, "-wal");
+    for _ in 0..ATTEMPTS {
+        let index = Index::read(&shared_memory)?;
+        if is_locked(&shared_memory) && fs::metadata(&wal).is_ok_and(|wal| wal.len() >= index.wal_bytes()) {
+            // A live process works with it: its content is that process's, and need not be read at each opening.
+            return None;
+        }
+        let lost = index.lost(&wal, trust)?;
+        if Index::read(&shared_memory).as_ref() == Some(&index) {
+            return Some(lost);
+        }
     }
-    let bytes = fs::read(&shared_memory).ok()?;
-    let index = Index::read(&bytes)?;
-    let log = fs::read(beside(database, "-wal")).unwrap_or_default();
-    let whole = whole_frames(&log, &index).unwrap_or(0);
-    let is_missing = whole < index.frames && index.backfilled < index.frames;
-    // Somebody who works with it, and whose locks cannot be seen, has changed both meanwhile.
-    let is_unchanged = || fs::read(&shared_memory).is_ok_and(|now| now == bytes);
-    (is_missing && is_unchanged()).then(|| (index.frames - whole, index.frames))
+    None
 }
 
-/// Whether somebody holds a lock on a file, or on one that might be it: not every file system says its true device.
-fn is_locked(file: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(file) else { return false };
+/// Whether a process has the shared memory file locked, as every process does that has the database open.
+fn is_locked(shared_memory: &Path) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(shared_memory) else { return false };
+    // By the inode alone: not every file system says its true device.
     let inode = format!(":{} ", metadata.ino());
-    // Where nobody can tell, nothing is looked at.
-    fs::read_to_string("/proc/locks").map_or(true, |locks| locks.contains(&inode))
+    fs::read_to_string("/proc/locks").is_ok_and(|locks| locks.contains(&inode))
 }
 
-/// What the shared memory file says of the log: <https://www.sqlite.org/walformat.html#the_wal_index_file_format>
+/// As [`lost_frames`]: how many frames are missing, of how many.
+pub(crate) fn missing_frames(database: &Path) -> Option<(u32, u32)> {
+    lost_frames(database).map(|lost| (lost.missing, lost.frames))
+}
+
+/// The extended attribute that says when the shared memory file was last known to be exact.
+const MARK: &str = "user.agentmux-state.boot";
+
+/// Notes on the shared memory file of a database that is open that it is exact until this machine boots again.
+///
+/// Where the file system has no extended attributes, a loss of the WAL goes unnoticed.
+pub(super) fn mark_shared_memory(database: &Path) {
+    let shared_memory = beside(database, "-shm");
+    if Trust::of(&shared_memory) == Some(Trust::Exact) {
+        return;
+    }
+    if let Some(mark) = mark_of(&shared_memory)
+        && let Err(error) =
+            rustix::fs::lsetxattr(&shared_memory, MARK, mark.as_bytes(), rustix::fs::XattrFlags::empty())
+    {
+        tracing::debug!(%error, "the shared memory file cannot be marked; a loss of the WAL would go unnoticed");
+    }
+}
+
+/// How much the shared memory file of a database that nobody has open says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// It bears the mark of this boot, and is the file that was marked. A killed process left it: it is exact.
+    Exact,
+    /// It bears no mark, and was changed after this boot. It may be a copy, or lie on a restored disk: then it is of some time
+    /// before. SQLite syncs the WAL before it counts a frame here, so the WAL must have these frames or be of a newer
+    /// generation; but it may have been truncated since.
+    Earlier,
+}
+
+impl Trust {
+    /// `None` where the file says nothing: it is not there, is from before this boot, or is a copy of one that was marked.
+    fn of(shared_memory: &Path) -> Option<Self> {
+        let mut found = [0_u8; 256];
+        match rustix::fs::lgetxattr(shared_memory, MARK, &mut found) {
+            Ok(length) => {
+                let is_this = found.get(..length)? == mark_of(shared_memory)?.as_bytes();
+                is_this.then_some(Self::Exact)
+            }
+            Err(_) => {
+                let changed = fs::symlink_metadata(shared_memory).ok()?.mtime();
+                (changed >= boot_time()?).then_some(Self::Earlier)
+            }
+        }
+    }
+}
+
+/// When this machine booted, in seconds since 1970.
+fn boot_time() -> Option<i64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok())
+}
+
+/// The mark of a file: this boot, and which file it is. A copy of the file, or of its disk, is another one.
+fn mark_of(file: &Path) -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let metadata = fs::symlink_metadata(file).ok()?;
+    Some(format!("{} {} {}", boot.trim_end(), metadata.dev(), metadata.ino()))
+}
+
+/// Reads the beginning of a shared memory file through a handle that is never closed.
+fn read_shared_memory(file: &Path, buffer: &mut [u8]) -> Option<()> {
+    static HANDLES: Mutex<Option<HashMap<(u64, u64), File>>> = Mutex::new(None);
+    let mut handles = HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let handles = handles.get_or_insert_default();
+    let metadata = fs::symlink_metadata(file).ok()?;
+    let key = (metadata.dev(), metadata.ino());
+    if let Some(handle) = handles.get(&key) {
+        return handle.read_exact_at(buffer, 0).ok();
+    }
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let handle = OpenOptions::new().read(true).custom_flags(flags).open(file).ok()?;
+    let read = handle.read_exact_at(buffer, 0).ok();
+    // Of a file that is gone, nobody's locks are worth anything.
+    handles.retain(|_, handle| handle.metadata().is_ok_and(|metadata| metadata.nlink() > 0));
+    // It may have been replaced since; then it is kept under the number that it really has.
+    match handle.metadata() {
+        Ok(metadata) => {
+            if let Some(other) = handles.insert((metadata.dev(), metadata.ino()), handle) {
+                std::mem::forget(other);
+            }
+        }
+        Err(_) => std::mem::forget(handle),
+    }
+    read
+}
+
+/// What the shared memory file says of the WAL: <https://www.sqlite.org/walformat.html#the_wal_index_file_format>
+#[derive(Debug, PartialEq, Eq)]
 struct Index {
     page_size: usize,
-    /// Frames in the log that belong to committed transactions.
+    /// Frames in the WAL that belong to committed transactions.
     frames: u32,
-    /// Those of them that the database has.
+    /// Those of them whose pages the database file has.
     backfilled: u32,
     salt: [u8; 8],
 }
 
 impl Index {
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let number = |at| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let is_whole = bytes.get(..48)? == bytes.get(48..96)? && bytes[12] == 1;
+    fn read(shared_memory: &Path) -> Option<Self> {
+        let mut bytes = [0; 100];
+        read_shared_memory(shared_memory, &mut bytes)?;
+        let number = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let is_whole = bytes[..48] == bytes[48..96] && bytes[12] == 1;
         // 1 stands for 65536.
         let page_size = match u16::from_ne_bytes([bytes[14], bytes[15]]) {
             1 => 65536,
             size => usize::from(size),
         };
+        let is_page_size = page_size.is_power_of_two() && page_size >= 512;
         let salt = bytes[32..40].try_into().ok()?;
-        is_whole.then_some(Self { page_size, frames: number(16)?, backfilled: number(96)?, salt })
+        (is_whole && is_page_size).then_some(Self { page_size, frames: number(16)?, backfilled: number(96)?, salt })
     }
-}
 
-/// How many frames at the beginning of a log are whole and of the same generation as the index.
-fn whole_frames(log: &[u8], index: &Index) -> Option<u32> {
-    let word = |bytes: &[u8], at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let is_big_endian = word(log, 0)? & 1 == 1;
-    if log.get(16..24)? != index.salt {
-        return Some(0);
+    /// The least size of a WAL that has all frames.
+    fn wal_bytes(&self) -> u64 {
+        32 + u64::from(self.frames) * (24 + self.page_size as u64)
     }
-    let mut sum = checksum(log.get(..24)?, (0, 0), is_big_endian);
-    if Some(sum.0) != word(log, 24) || Some(sum.1) != word(log, 28) {
-        return Some(0);
-    }
-    let mut whole = 0;
-    for frame in log.get(32..)?.chunks_exact(24 + index.page_size) {
-        let (header, page) = frame.split_at(24);
-        sum = checksum(page, checksum(&header[..8], sum, is_big_endian), is_big_endian);
-        if header[8..16] != index.salt || Some(sum.0) != word(header, 16) || Some(sum.1) != word(header, 20) {
-            break;
+
+    /// What a WAL lacks of what this says; `None` where it lacks nothing.
+    fn lost(&self, wal: &Path, trust: Trust) -> Option<LostFrames> {
+        if self.frames == 0 {
+            return None;
         }
-        whole += 1;
+        let is_in_database = self.backfilled >= self.frames;
+        let lost =
+            |committed: u32| LostFrames { missing: self.frames - committed, frames: self.frames, is_in_database };
+        match self.contents(wal) {
+            Contents::OfNewerGeneration => None,
+            Contents::Empty | Contents::OfAnotherDatabase if trust == Trust::Earlier => None,
+            // SQLite would read these frames instead of what the database file holds by now.
+            Contents::OfAnotherDatabase => Some(lost(0)),
+            Contents::Committed(frames) if frames >= self.frames => None,
+            // Nothing of the WAL hides a page of the database file, which has them all.
+            Contents::Empty | Contents::Missing | Contents::Committed(0) if is_in_database => None,
+            Contents::Empty | Contents::Missing => Some(lost(0)),
+            Contents::Committed(frames) => Some(lost(frames)),
+        }
     }
-    Some(whole)
+
+    fn contents(&self, wal: &Path) -> Contents {
+        match File::open(wal) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Contents::Missing,
+            // Locks of SQLite's are on the database and the shared memory file: this one may be opened and closed.
+            Ok(wal) if wal.metadata().is_ok_and(|metadata| metadata.len() == 0) => Contents::Empty,
+            Ok(wal) => self.read_contents(wal).unwrap_or(Contents::Committed(0)),
+            Err(_) => Contents::Committed(0),
+        }
+    }
+
+    /// Reads the WAL as SQLite does when it recovers; `None` where it has no whole header.
+    fn read_contents(&self, wal: File) -> Option<Contents> {
+        let word = |bytes: &[u8], at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let mut wal = BufReader::with_capacity(64 * 1024, wal);
+        let mut header = [0; 32];
+        wal.read_exact(&mut header).ok()?;
+        let is_big_endian = word(&header, 0)? & 1 == 1;
+        let mut sum = checksum(&header[..24], (0, 0), is_big_endian);
+        if (sum.0, sum.1) != (word(&header, 24)?, word(&header, 28)?) {
+            return None;
+        }
+        if header[16..24] != self.salt {
+            let rises = word(&header, 16)?.wrapping_sub(word(&self.salt, 0)?);
+            let is_newer = (1..=u32::MAX / 2).contains(&rises);
+            return Some(if is_newer { Contents::OfNewerGeneration } else { Contents::OfAnotherDatabase });
+        }
+        let mut frame = vec![0; 24 + self.page_size];
+        let mut committed = 0;
+        for number in 1..=self.frames {
+            if wal.read_exact(&mut frame).is_err() {
+                break;
+            }
+            let (header, page) = frame.split_at(24);
+            sum = checksum(page, checksum(&header[..8], sum, is_big_endian), is_big_endian);
+            if header[8..16] != self.salt || Some(sum.0) != word(header, 16) || Some(sum.1) != word(header, 20) {
+                break;
+            }
+            // The last frame of a transaction holds the size of the database after it.
+            if word(header, 4)? > 0 {
+                committed = number;
+            }
+        }
+        Some(Contents::Committed(committed))
+    }
 }
 
-/// The checksum of the log: <https://www.sqlite.org/fileformat2.html#checksum_algorithm>
+/// What a WAL holds, seen from a shared memory file.
+enum Contents {
+    Missing,
+    /// As a checkpoint that truncates leaves it.
+    Empty,
+    /// So many frames of whole transactions of its generation.
+    Committed(u32),
+    /// The WAL was started over after the file was last written back.
+    OfNewerGeneration,
+    /// It is an older WAL, or one of another database.
+    OfAnotherDatabase,
+}
+
+/// The checksum of the WAL: <https://www.sqlite.org/fileformat2.html#checksum_algorithm>
 fn checksum(bytes: &[u8], (mut first, mut second): (u32, u32), is_big_endian: bool) -> (u32, u32) {
     let word = |bytes: [u8; 4]| if is_big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
     for pair in bytes.chunks_exact(8) {

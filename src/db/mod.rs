@@ -8,11 +8,13 @@ mod backup;
 mod codec;
 mod connection;
 mod database;
+mod deadline;
 mod group;
 mod lost_log;
 mod migrations;
 mod schema;
 mod table;
+mod turns;
 mod wal;
 
 pub(crate) use backup::{
@@ -22,8 +24,10 @@ pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, opti
 pub use connection::Durability;
 pub(crate) use connection::{open_damaged, without_triggers};
 pub(crate) use database::{
-    Closed, Database, NEW_PREFIX, SET_ASIDE_PREFIX, newest_set_aside, publish, require_whole, set_aside,
+    Closed, Database, NEW_PREFIX, SET_ASIDE_PREFIX, Work, newest_set_aside, publish, require_whole, set_aside,
 };
+pub(crate) use deadline::BUSY_TIMEOUT;
+pub(crate) use group::Part;
 pub(crate) use lost_log::missing_frames;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};

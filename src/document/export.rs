@@ -43,7 +43,7 @@ impl StateStore {
     /// # Errors
     /// [`Error::Stream`] where the writer fails.
     pub fn export_json(&self, mut writer: impl Write) -> Result<()> {
-        self.read(|conn| export(conn, self.now(), &self.options().progress, &mut writer))
+        self.database().read_apart(|conn| export(conn, self.now(), &self.options().progress, &mut writer))
     }
 }
 
@@ -166,7 +166,7 @@ impl StateStore {
             return Err(Error::OwnFile { path: path.to_path_buf() });
         }
         let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
-        let bytes = self.read(|conn| {
+        let bytes = self.database().read_apart(|conn| {
             let progress = &self.options().progress;
             if is_special {
                 let file = OpenOptions::new().write(true).open(&target).map_err(Error::io("open", &target))?;

@@ -1,23 +1,24 @@
 //! Several changes in one transaction.
 
+use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 
 use super::{Inner, agent, conversation, head, project, self_improvement, task};
-use crate::db::Table;
-use crate::error::{Error, Result};
+use crate::db::{Part, Table};
+use crate::error::Result;
 use crate::model::{
     AgentState, ConversationState, OrchestratorMode, PersistedMessage, ProjectState, SelfImprovementState, TaskState,
 };
 
 /// The changes of one transaction; see [`StateStore::batch`](crate::StateStore::batch).
 pub struct Batch<'t> {
-    conn: &'t Connection,
+    part: &'t Part<'t>,
     store: &'t Inner,
 }
 
 impl<'t> Batch<'t> {
-    pub(super) fn new(conn: &'t Connection, store: &'t Inner) -> Self {
-        Self { conn, store }
+    pub(super) fn new(part: &'t Part<'t>, store: &'t Inner) -> Self {
+        Self { part, store }
     }
 
     /// As [`StateStore::update_conversation`](crate::StateStore::update_conversation).
@@ -84,18 +85,12 @@ impl<'t> Batch<'t> {
         self.run(|conn| table.delete(conn, key))
     }
 
-    /// Does one thing whole or not at all, also where the caller goes on after it failed.
+    /// Makes sure that the state has a head.
+    pub(super) fn ensure_head(&self, now: DateTime<Utc>) -> Result<()> {
+        self.run(|conn| head::ensure(conn, now))
+    }
+
     fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let conn = self.conn;
-        let step = |sql| conn.prepare_cached(sql)?.execute([]).map(drop);
-        let result = step("SAVEPOINT one").map_err(Error::from).and_then(|()| {
-            let result = work(conn);
-            if result.is_err() {
-                step("ROLLBACK TO one")?;
-            }
-            step("RELEASE one")?;
-            result
-        });
-        result.map_err(|error| error.at(self.store.database.path()))
+        self.part.step(work).map_err(|error| self.store.database.explain(error))
     }
 }

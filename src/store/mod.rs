@@ -22,6 +22,7 @@ mod upgrade;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -40,7 +41,7 @@ pub use upgrade::MigrationDryRun;
 
 use crate::backup::{self, Backup};
 use crate::clock::Clock;
-use crate::db::{Database, Durability, WriteAheadLog, write_ahead_log};
+use crate::db::{BUSY_TIMEOUT, Database, Durability, Work, WriteAheadLog, write_ahead_log};
 use crate::directory::{self, DATABASE_FILE};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -59,6 +60,9 @@ pub struct StoreOptions {
     pub message_limit: usize,
     /// How many threads may read at once; further ones wait. 8 by default.
     pub max_readers: u32,
+    /// How long a write waits for other writers, of this process and of others, in total; then it fails with [`Error::Busy`].
+    /// 60 seconds by default.
+    pub write_timeout: Duration,
     /// How much is kept of what would grow by itself.
     pub limits: Limits,
     /// Where the time comes from.
@@ -73,6 +77,7 @@ impl Default for StoreOptions {
             durability: Durability::default(),
             message_limit: MAX_PERSISTED_MESSAGES,
             max_readers: 8,
+            write_timeout: BUSY_TIMEOUT,
             limits: Limits::default(),
             clock: Clock::default(),
             progress: ProgressCallback::default(),
@@ -140,7 +145,8 @@ impl StateStore {
     /// ```
     pub fn open_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         let state_dir = directory::prepare(state_dir.as_ref())?;
-        let (database, upgrade_backup) = upgrade::open(&state_dir, &options)?;
+        let (mut database, upgrade_backup) = upgrade::open(&state_dir, &options)?;
+        database.set_write_timeout(options.write_timeout);
         Ok(Self {
             inner: Arc::new(Inner { state_dir, database, options, upgrade_backup, runs: AtomicBool::new(false) }),
         })
@@ -317,16 +323,29 @@ impl StateStore {
     /// # }
     /// ```
     ///
-    /// The closure must not call the store itself: other writes wait until it is done.
+    /// Other writes wait until the closure is done. A write of the store from inside the closure fails with
+    /// [`Error::NestedWrite`]; reads of the store see the state before the batch.
+    ///
+    /// # Errors
+    /// The closure's own, and those of its changes. Where SQLite rolls the transaction back during the closure, as it does on a full
+    /// disk, that failure: every further change of the batch fails with it, and so does the batch, whatever the closure returns.
     pub fn batch<T, E>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T, E> + Send) -> Result<T, E>
     where
         T: Send,
         E: From<Error> + Send,
     {
-        self.inner.database.write_in_group(|conn| {
-            let now = self.now();
-            head::ensure(conn, now).map_err(|error| error.at(self.inner.database.path()))?;
-            work(&Batch::new(conn, &self.inner))
+        self.write_in_group(Work::Unknown, work)
+    }
+
+    fn write_in_group<T, E: From<Error>>(
+        &self,
+        length: Work,
+        work: impl FnOnce(&Batch<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.inner.database.write_in_group(length, |part| {
+            let batch = Batch::new(part, &self.inner);
+            batch.ensure_head(self.now())?;
+            work(&batch)
         })
     }
 
@@ -516,7 +535,7 @@ impl StateStore {
 
     /// A write transaction of this library's own, which gives the state no head.
     pub(crate) fn transaction<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        self.inner.database.write(work).map_err(|error: Error| error.at(self.inner.database.path()))
+        self.inner.database.write(work).map_err(|error: Error| self.inner.database.explain(error))
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {
@@ -538,8 +557,9 @@ impl StateStore {
         if self.is_running() { run::open(conn) } else { Ok(None) }
     }
 
-    fn write<T: Send>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T> + Send) -> Result<T> {
-        self.batch(work)
+    /// One change of this library's own, which takes no time worth waiting for.
+    fn write<T>(&self, work: impl FnOnce(&Batch<'_>) -> Result<T>) -> Result<T> {
+        self.write_in_group(Work::Short, work)
     }
 }
 
