@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use super::Base;
@@ -19,6 +19,13 @@ pub fn start(role: &str, base: &Base) -> std::io::Result<(Child, BufReader<Child
 
 /// As [`start`], under another program, such as `strace`, with its arguments.
 pub fn start_under(program: &[&str], role: &str, base: &Base) -> std::io::Result<(Child, BufReader<ChildStdout>)> {
+    let mut child = command(program, role, base.path())?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let output = child.stdout.take().expect("its output is piped");
+    Ok((child, BufReader::new(output)))
+}
+
+/// The command that starts this program again in a role, under another program.
+pub fn command(program: &[&str], role: &str, base: &Path) -> std::io::Result<Command> {
     let this = std::env::current_exe()?;
     let mut command = match program {
         [] => Command::new(this),
@@ -28,15 +35,8 @@ pub fn start_under(program: &[&str], role: &str, base: &Base) -> std::io::Result
             command
         }
     };
-    let mut child = command
-        .args(["--exact", "in_a_role", "--nocapture", "--test-threads=1"])
-        .env(ROLE, role)
-        .env(BASE, base.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let output = child.stdout.take().expect("its output is piped");
-    Ok((child, BufReader::new(output)))
+    command.args(["--exact", "in_a_role", "--nocapture", "--test-threads=1"]).env(ROLE, role).env(BASE, base);
+    Ok(command)
 }
 
 /// The lines that a role said, without those of the test runner.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::path::Path;
 
-use agentmux_state::{ConversationState, OrchestratorState};
+use agentmux_state::{ConversationState, OrchestratorState, StateStore};
 
 use crate::common::{Base, TestResult};
 use crate::work;
@@ -121,7 +122,12 @@ impl Ledgers {
     /// and one that was cut off wholly or not at all; so for the export and the backups. With `may_lose`, acknowledged steps
     /// may be lost from the end. How many are.
     pub fn verify(&mut self, base: &Base, may_lose: bool) -> Result<usize, Box<dyn std::error::Error>> {
-        let store = base.store()?;
+        self.verify_in(&base.state_dir(), may_lose)
+    }
+
+    /// As [`Self::verify`], in any state directory.
+    pub fn verify_in(&mut self, state_dir: &Path, may_lose: bool) -> Result<usize, Box<dyn std::error::Error>> {
+        let store = StateStore::open(state_dir)?;
         let mut report = store.check()?;
         // The laboratory's disks are small; and an export may know of a checkpoint that the power took.
         report.problems.retain(|it| it.kind != "space" && !(may_lose && it.kind == "export"));
@@ -139,7 +145,7 @@ impl Ledgers {
         if !is_same {
             return Err("what is exported is another state".into());
         }
-        let export = match fs::read(base.file("current-state.json")) {
+        let export = match fs::read(state_dir.join("current-state.json")) {
             Ok(content) => Some(serde_json::from_slice(&content).map_err(|error| format!("the export file: {error}"))?),
             Err(_) => None,
         };

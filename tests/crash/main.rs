@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crowd;
+mod cuts;
 mod disk;
 mod faults;
 mod kill;
@@ -36,6 +37,10 @@ fn in_a_role() -> TestResult {
         "read" => reader::read_for_ever(&base),
         "toggle" => disk::work_on_request(&base),
         "service" => shutdown::serve(&base),
+        "power_cuts" => cuts::cut_in_namespace(&base, arguments),
+        "paced" => cuts::update_at_a_pace(&base, arguments),
+        "reopening" => cuts::open_again_and_again(&base, arguments),
+        "after_cut" => cuts::look_after_cut(&base, arguments),
         other => panic!("no role {other}"),
     }
 }
