@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentmux_state::{CheckpointReason, StateStore, TaskStatus};
 use chrono::Utc;
+use common::program::command;
 use common::{Base, FIXTURE, TestResult, export, import, task};
 
 fn has_litestream() -> bool {
@@ -48,8 +49,9 @@ impl Drop for Replication {
 /// Restores from the replica into the state directory of another base, at a moment or at the end.
 fn restore(config: &Path, from: &Base, at: Option<&str>) -> Result<Base, Box<dyn std::error::Error>> {
     let base = Base::new()?;
-    std::fs::create_dir_all(base.state_dir())?;
-    let mut command = Command::new("litestream");
+    // As the recipe says: otherwise everybody on the machine could read what was restored.
+    let mut command = Command::new("sh");
+    command.args(["-ec", r#"umask 077; mkdir -p "$0"; exec litestream "$@""#]).arg(base.state_dir());
     command.args(["restore", "-config"]).arg(config).arg("-o").arg(base.file("state.db"));
     if let Some(at) = at {
         command.args(["-timestamp", at]);
@@ -71,6 +73,13 @@ fn replicated(config: &Path, base: &Base, id: &str) -> Result<(Base, StateStore)
         }
         assert!(Instant::now() < deadline, "{id} never came to the replica");
     }
+}
+
+/// What the recipe ends with: a restored replica may be damaged without an error.
+fn check(base: &Base) {
+    let output = command(base, &["--json", "check"]).output().expect("the program starts");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!((&report["problems"], output.status.code()), (&serde_json::json!([]), Some(0)));
 }
 
 #[test]
@@ -118,10 +127,13 @@ fn a_state_is_replicated_restored_elsewhere_and_brought_back_to_a_moment() -> Te
     assert_eq!(copied.state()?, expected, "the state is what had been replicated");
 
     let elsewhere = restore(&config, &base, None)?;
+    check(&elsewhere);
     let next = elsewhere.service();
     assert_eq!(next.initialize()?.expect("the state"), expected);
     next.prepare_for_shutdown()?;
+    check(&elsewhere);
     let earlier_base = restore(&config, &base, Some(&moment))?;
+    check(&earlier_base);
     let earlier = earlier_base.store()?;
     assert!(earlier.task("early-49")?.is_some() && earlier.task("late-0")?.is_none(), "the state as of {moment}");
     assert!(export(&earlier)?.contains("early-0"));
