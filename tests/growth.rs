@@ -19,7 +19,7 @@ use agentmux_state::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use common::program::{error, json, run, text};
-use common::{Base, FIXTURE, TestResult, conversation, import, task};
+use common::{Base, FIXTURE, TestResult, conversation, import, random, task};
 use serde_json::json;
 
 fn at(text: &str) -> Option<DateTime<Utc>> {
@@ -491,5 +491,151 @@ fn a_file_grows_no_further_where_messages_come_and_go() -> TestResult {
     }
     // Of the index, what belongs to messages that are gone stays until it is most of 50,000.
     assert!(after[5] <= after[1] * 2, "{after:?}");
+    Ok(())
+}
+
+/// Words that stand nowhere else, and that the search index does not shorten to what they have in common.
+fn secret(number: u64) -> String {
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
+    let letters: Vec<_> = (0..24).map(|_| b'a' + (random(&mut state) % 26) as u8).collect();
+    String::from_utf8(letters).expect("letters")
+}
+
+/// Which of these words stand in files, at least with their second half.
+fn found_in(files: &[std::path::PathBuf], words: &[String]) -> Vec<String> {
+    let contents: Vec<_> = files.iter().filter_map(|file| fs::read(file).ok()).collect();
+    let is_in = |word: &str| {
+        let finder = memchr::memmem::Finder::new(&word.as_bytes()[12..]);
+        contents.iter().any(|content| finder.find(content).is_some())
+    };
+    words.iter().filter(|word| is_in(word)).cloned().collect()
+}
+
+#[test]
+fn what_is_pruned_leaves_no_bytes_in_the_database_the_search_index_and_the_wal() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let mut seed = 1;
+    let mut next = || {
+        seed += 1;
+        secret(seed)
+    };
+    let (mut gone, mut kept) = (Vec::new(), Vec::new());
+    // Small and large texts, old and new ones in turn, written again and again, so that pages are split, joined and freed.
+    for round in 0..6 {
+        for number in 0..40 {
+            let is_old = number % 2 == 0;
+            let words = if is_old { &mut gone } else { &mut kept };
+            let mut talk = talk(&format!("C-{number}"), if is_old { OLD } else { NEW });
+            for message in &mut talk.recent_messages {
+                let word = next();
+                let size = [1, 10, 400, 1500][(number + round) % 4];
+                message.content = format!("{word} {}", "filler ".repeat(size));
+                words.push(word);
+            }
+            store.update_conversation(&talk)?;
+            let word = next();
+            let mut task = if is_old {
+                done(&format!("T-{number}"), Some(OLD), None, OLD)
+            } else {
+                task(&format!("T-{number}"), TaskStatus::InProgress)
+            };
+            task.title = format!("{word}{}", " title".repeat(round * 20));
+            task.description = next().repeat(1 + 200 * (number % 3));
+            task.progress.completed_steps = vec![next(), next()];
+            words.push(word);
+            words.push(task.description[..24].to_owned());
+            words.extend(task.progress.completed_steps.iter().cloned());
+            store.update_task(&task)?;
+        }
+        store.update_message_index()?;
+    }
+    // Of what is kept, only the last texts are there still.
+    let state = serde_json::to_string(&store.state()?)?;
+    kept.retain(|word| state.contains(word.as_str()));
+    assert!(gone.iter().filter(|word| state.contains(word.as_str())).count() > 100 && kept.len() > 100);
+    let report = store.prune(&before(Some(BEFORE), Some(BEFORE)))?;
+    assert_eq!((report.removed.tasks, report.removed.conversations), (20, 20));
+    let hit = store.search(kept.iter().find(|word| state.contains(&format!("\"{word} filler"))).expect("one"), 10)?;
+    assert_eq!(hit.len(), 1, "what is left is found");
+    // So that the WAL stays when the store is closed; these files are read when nothing is written any more.
+    let conn = base.sql()?;
+    conn.query_row("SELECT count(*) FROM tasks", [], |_| Ok(()))?;
+    drop(store);
+    let files = [base.file("state.db"), base.file("state.db-wal")];
+    assert_eq!(found_in(&files, &gone), Vec::<String>::new(), "of {} words", gone.len());
+    assert_eq!(found_in(&files, &kept).len(), kept.len(), "the words that are kept are seen");
+    drop(conn);
+    Ok(())
+}
+
+#[test]
+fn a_retention_leaves_no_bytes_either() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let word = secret(7);
+    let mut talk = talk("old", OLD);
+    talk.recent_messages[1].content = format!("so {word} is it");
+    base.store()?.update_conversation(&talk)?;
+    base.store()?.update_message_index()?;
+    assert_eq!(found_in(&[base.file("state.db")], std::slice::from_ref(&word)).len(), 1);
+    let service = StatePersistenceService::with_options(ServiceOptions {
+        retention: StateRetention { idle_conversations: Some(Duration::from_secs(60)), ..StateRetention::default() },
+        checkpoint_interval: Some(Duration::from_millis(10)),
+        clock: Clock::new(|| at("2026-11-01T00:00:00Z").expect("a time")),
+        backup_interval: None,
+        ..base.options()
+    });
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::Pending))?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while service.state()?.conversations.iter().any(|it| it.id == "old") && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    service.prepare_for_shutdown()?;
+    drop(service);
+    let files = [base.file("state.db"), base.file("state.db-wal")];
+    assert_eq!(found_in(&files, &[word]), Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn what_is_removed_or_trimmed_leaves_no_bytes_in_its_rows() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let words: Vec<_> = (100..140).map(secret).collect();
+    let mut trimmed = conversation("C-1", 0..0);
+    for (number, word) in words.iter().enumerate() {
+        let text = format!("{word} {}", "filler ".repeat([1, 50, 900][number % 3]));
+        match number % 4 {
+            0 => trimmed.recent_messages.push(PersistedMessage { content: text, ..PersistedMessage::default() }),
+            1 => {
+                let id = format!("T-{number}");
+                store.update_task(&TaskState { description: text, ..task(&id, TaskStatus::Pending) })?;
+                assert!(store.remove_task(&id)?);
+            }
+            2 => {
+                let id = format!("C-{number}");
+                let mut talk = talk(&id, NEW);
+                talk.recent_messages[0].content = text;
+                store.update_conversation(&talk)?;
+                assert!(store.remove_conversation(&id)?);
+            }
+            _ => {
+                let mut task = task("T", TaskStatus::Pending);
+                task.description = text;
+                store.update_task(&task)?;
+            }
+        }
+    }
+    store.update_task(&task("T", TaskStatus::Pending))?;
+    store.update_conversation(&trimmed)?;
+    // The newest 50 push the others out.
+    for number in 0..60 {
+        let content = format!("message {number}");
+        store.append_message("C-1", &PersistedMessage { content, ..PersistedMessage::default() })?;
+    }
+    drop(store);
+    assert_eq!(found_in(&[base.file("state.db"), base.file("state.db-wal")], &words), Vec::<String>::new());
     Ok(())
 }

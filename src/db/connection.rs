@@ -86,7 +86,26 @@ pub(super) fn configure_writer(conn: &Connection, durability: Durability) -> Res
     // What a statement would undo alone, should it fail, is kept in memory: in a file, each row of an import would write
     // its pages there once more, and the file would lie outside the state directory.
     set(conn, "temp_store", 2)?;
+    // What is deleted is overwritten, so that no text stays behind in free space. An update costs no byte more by that.
+    set(conn, "secure_delete", 1)?;
     set(conn, "foreign_keys", 1)
+}
+
+/// Runs `work` without overwriting the pages that it frees, which stay in the free list; free space inside other pages is
+/// overwritten all the same. For what frees many pages and is followed by others that use them again or give them back.
+pub(crate) fn without_erasing_pages<T>(conn: &Connection, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Overwrites again, also after a panic.
+    struct Erase<'c>(&'c Connection);
+    impl Drop for Erase<'_> {
+        fn drop(&mut self) {
+            if let Err(error) = set(self.0, "secure_delete", 1) {
+                tracing::error!(%error, "could not switch secure_delete on again");
+            }
+        }
+    }
+    conn.pragma_update(None, "secure_delete", "fast")?;
+    let _erase = Erase(conn);
+    work()
 }
 
 /// Settings of a connection that only reads.

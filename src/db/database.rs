@@ -427,12 +427,15 @@ impl Database {
             .map_err(|error| error.at(&self.path))
     }
 
-    /// Writes the log back to the database file as far as no reader needs it, without waiting for anybody.
+    /// Copies the WAL to the database file as far as no reader needs it, and truncates it where nobody reads: what was deleted
+    /// does not stay in it. Waits for others for a moment only.
     pub(crate) fn write_back_log(&self) -> Result<()> {
         let _writing = self.begin_writing()?;
         let mut writer = self.lock_writer(self.deadline())?;
         let conn = writer.open(&self.path, false)?.alone();
-        let written = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        conn.busy_timeout(SHORT_BUSY_TIMEOUT)?;
+        let written = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        conn.busy_timeout(connection::BUSY_TIMEOUT)?;
         written.map_err(|error| Error::from(error).at(&self.path))
     }
 

@@ -22,7 +22,7 @@ pub(crate) use backup::{
 };
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
-pub(crate) use connection::{open_damaged, without_triggers};
+pub(crate) use connection::{open_damaged, without_erasing_pages, without_triggers};
 pub(crate) use database::{
     Closed, Database, NEW_PREFIX, SET_ASIDE_PREFIX, Work, newest_set_aside, publish, require_whole, set_aside,
 };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, params};
 
 use super::words::{Word, words};
+use crate::db::without_erasing_pages;
 use crate::error::Result;
 use crate::store::StateStore;
 
@@ -15,6 +16,9 @@ const BATCH_MESSAGES: u64 = 2000;
 
 /// Entries after which the index may be made anew, where most of them are of messages that are gone.
 const MOST_STALE: u64 = 50_000;
+
+/// Entries that are made anew in a second or two.
+const SMALL: u64 = 20_000;
 
 impl StateStore {
     /// Brings the index of [`search`](Self::search) up to date, in short transactions; how many messages it took in.
@@ -80,23 +84,44 @@ pub(crate) fn clear(conn: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Empties the index where most of its entries are of messages that are gone, and there are more than `most`; whether it did.
-pub(crate) fn clear_if_stale(conn: &Connection, most: u64) -> Result<bool> {
+/// Empties the index where most of its entries are of messages that are gone, and there are more than [`MOST_STALE`].
+fn clear_if_mostly_stale(conn: &Connection) -> Result<()> {
     let entries: u64 = conn.query_row("SELECT entries FROM message_index_progress", [], |row| row.get(0))?;
-    if entries <= most {
-        return Ok(false);
+    if entries > MOST_STALE {
+        let messages: u64 = conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0))?;
+        if entries / 2 > messages {
+            clear(conn)?;
+        }
     }
-    let messages: u64 = conn.query_row("SELECT count(*) FROM messages", [], |row| row.get(0))?;
-    let is_stale = entries / 2 > messages;
+    Ok(())
+}
+
+/// Empties the index where it may hold words of messages that are gone; whether it did. `at_any_cost` also where it is large and
+/// that is true of few of its entries.
+pub(crate) fn clear_if_stale(conn: &Connection, at_any_cost: bool) -> Result<bool> {
+    let (entries, live): (u64, u64) = conn.query_row(
+        "SELECT entries, (SELECT count(*) FROM messages WHERE message_id <= indexed_to) FROM message_index_progress",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let stale = entries.saturating_sub(live);
+    let is_worth_it = at_any_cost || entries <= SMALL || stale >= entries / 8;
+    let is_stale = stale > 0 && is_worth_it;
     if is_stale {
-        clear(conn)?;
+        // Its pages are used again at once, or given back.
+        without_erasing_pages(conn, || clear(conn))?;
     }
     Ok(is_stale)
 }
 
 /// Takes the next messages in; how many.
 fn index_batch(conn: &Transaction<'_>) -> Result<u64> {
-    clear_if_stale(conn, MOST_STALE)?;
+    // Merging its parts frees many pages, of which nothing is deleted: the words are in other pages then.
+    without_erasing_pages(conn, || index_next(conn))
+}
+
+fn index_next(conn: &Transaction<'_>) -> Result<u64> {
+    clear_if_mostly_stale(conn)?;
     let mut batch = Batch { conn, messages: 0, bytes: 0 };
     // Those that are gone are done, too.
     let queued =

@@ -190,7 +190,8 @@ impl StateStore {
         let pages_before = self.read(|conn| pragma(conn, "page_count"))?;
         let mut removed = Pruned::default();
         let steps = self.remove_old(options, deadline, &mut removed).and_then(|is_done| {
-            if removed.messages > 0 {
+            // Without a deadline, words of messages that were removed or trimmed in other ways go, too.
+            if removed.messages > 0 || deadline.is_none() {
                 self.tidy_index(deadline)?;
             }
             Ok(is_done && self.give_back(deadline)?)
@@ -232,10 +233,10 @@ impl StateStore {
         Ok(true)
     }
 
-    /// Makes the index of searches anew where most of it is of messages that are gone. Under a deadline it is only emptied:
-    /// a service fills it at its checkpoints.
+    /// Makes the search index anew where it holds words of messages that are gone. Under a deadline it is only emptied, as a
+    /// service fills it at its checkpoints, and a large one not for a few words.
     fn tidy_index(&self, deadline: Option<Instant>) -> Result<()> {
-        let is_cleared = self.transaction(|conn| search::index::clear_if_stale(conn, 0))?;
+        let is_cleared = self.transaction(|conn| search::index::clear_if_stale(conn, deadline.is_none()))?;
         if is_cleared && deadline.is_none() {
             self.update_message_index()?;
         }

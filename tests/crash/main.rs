@@ -14,6 +14,7 @@ mod faults;
 mod kill;
 mod ledger;
 mod power;
+mod race;
 mod reader;
 mod recording;
 mod shutdown;
@@ -36,6 +37,8 @@ fn in_a_role() -> TestResult {
         "back_up" => crowd::back_up(&base),
         "read" => reader::read_for_ever(&base),
         "toggle" => disk::work_on_request(&base),
+        "new_tasks" => race::write_new_tasks(&base),
+        "repeat_sql" => race::repeat_sql(&base, arguments),
         "service" => shutdown::serve(&base),
         "power_cuts" => cuts::cut_in_namespace(&base, arguments),
         "paced" => cuts::update_at_a_pace(&base, arguments),

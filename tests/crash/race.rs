@@ -1,0 +1,186 @@
+//! Somebody's `sqlite3` shell beside a store that writes: SQLite's WAL-reset race.
+//!
+//! Up to SQLite 3.51.2, a WAL checkpoint that reads the header of the WAL-index just before another connection begins the WAL
+//! anew goes on with the old header, and marks pages of the new WAL as copied which are not
+//! (<https://www.sqlite.org/wal.html#walresetbug>). They are lost. The checkpoint is what has to be of an old release, and any
+//! connection that writes makes checkpoints by itself, once the WAL has 1,000 pages.
+//!
+//! The long form: `STATE_TEST_LONG=1 cargo test --release --test crash race -- --nocapture --test-threads=1`
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agentmux_state::StateStore;
+use rusqlite::Connection;
+
+use crate::common::role::{self, said, say, start};
+use crate::common::{Base, TestResult};
+use crate::ledger::figures;
+use crate::{choose, work};
+
+/// What runs beside the store, over and over.
+struct Beside {
+    name: &'static str,
+    sql: &'static str,
+    /// Whether the README calls it safe beside a running orchestrator.
+    is_safe: bool,
+}
+
+const BESIDE: [Beside; 6] = [
+    Beside { name: "reads", sql: "SELECT count(*), max(title) FROM tasks;", is_safe: true },
+    Beside {
+        name: "writes without checkpoints",
+        sql: "PRAGMA wal_autocheckpoint=0; INSERT INTO notes VALUES (hex(randomblob(500))); DELETE FROM notes WHERE rowid % 50 = 0;",
+        is_safe: true,
+    },
+    Beside {
+        name: "writes",
+        sql: "INSERT INTO notes VALUES (hex(randomblob(500))); DELETE FROM notes WHERE rowid % 50 = 0;",
+        is_safe: false,
+    },
+    Beside { name: "wal_checkpoint(PASSIVE)", sql: "PRAGMA wal_checkpoint(PASSIVE);", is_safe: false },
+    Beside { name: "wal_checkpoint(RESTART)", sql: "PRAGMA wal_checkpoint(RESTART);", is_safe: false },
+    Beside { name: "wal_checkpoint(TRUNCATE)", sql: "PRAGMA wal_checkpoint(TRUNCATE);", is_safe: false },
+];
+
+/// Writes a new task at a time, and says how many are acknowledged, until its input ends.
+pub fn write_new_tasks(base: &Path) -> TestResult {
+    let store = StateStore::open(base.join(".agentmux/state"))?;
+    say("ready");
+    thread::spawn(|| {
+        let _ = std::io::stdin().read_line(&mut String::new());
+        std::process::exit(0);
+    });
+    for number in 0_u64.. {
+        store.update_task(&work::task(&format!("W-{number}"), &number.to_string()))?;
+        say(&format!("did {number}"));
+    }
+    Ok(())
+}
+
+/// As a shell with SQL without end, on the SQLite of this library.
+pub fn repeat_sql(base: &Path, sql: &str) -> TestResult {
+    let conn = Connection::open(base.join(".agentmux/state/state.db"))?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    loop {
+        conn.query_row(sql, [], |_| Ok(()))?;
+    }
+}
+
+/// Children that are killed at the end.
+struct Killed(Vec<Child>);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Starts a shell that does something over and over.
+fn shell(database: &Path, sql: &str, children: &mut Killed) -> TestResult {
+    let mut lines = Command::new("yes").arg(sql).stdout(Stdio::piped()).spawn()?;
+    let input = lines.stdout.take().ok_or("its output is piped")?;
+    children.0.push(lines);
+    let mut shell = Command::new("sqlite3");
+    shell.arg("-cmd").arg(".timeout 10000").arg(database).stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
+    children.0.push(shell.spawn()?);
+    Ok(())
+}
+
+/// One state on which a store writes while that runs beside it; how many updates were acknowledged, and what is wrong
+/// afterwards.
+fn round(
+    seconds: f64,
+    beside: impl FnOnce(&Base, &mut Killed) -> TestResult,
+) -> Result<(u64, Vec<String>), Box<dyn std::error::Error>> {
+    let base = Base::in_memory()?;
+    drop(base.store()?);
+    base.sql()?.execute_batch("CREATE TABLE notes (text)")?;
+    let (mut writer, mut output) = start("new_tasks", &base)?;
+    let mut lines = said(&mut output);
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    let mut children = Killed(Vec::new());
+    beside(&base, &mut children)?;
+    let began = Instant::now();
+    let mut acknowledged = 0;
+    for line in lines.by_ref() {
+        acknowledged = line.trim_start_matches("did ").parse::<u64>()? + 1;
+        if began.elapsed().as_secs_f64() > seconds {
+            break;
+        }
+    }
+    drop(writer.stdin.take());
+    for line in lines {
+        acknowledged = line.trim_start_matches("did ").parse::<u64>()? + 1;
+    }
+    for child in &mut children.0 {
+        assert!(child.try_wait()?.is_none(), "what is beside it goes on to the end");
+    }
+    let mut wrong = Vec::new();
+    let status = writer.wait()?;
+    if !status.success() {
+        wrong.push(format!("the store failed: {status}"));
+    }
+    drop(children);
+    let conn = base.sql()?;
+    let integrity: rusqlite::Result<String> = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
+    if integrity.as_deref() != Ok("ok") {
+        wrong.push(format!("integrity_check: {integrity:?}"));
+    }
+    let found: rusqlite::Result<u64> =
+        conn.query_row("SELECT count(*) FROM tasks WHERE title = 'Title ' || substr(id, 3)", [], |row| row.get(0));
+    if found.as_ref().map_or(true, |found| *found < acknowledged) {
+        wrong.push(format!("{acknowledged} acknowledged, {found:?} found"));
+    }
+    Ok((acknowledged, wrong))
+}
+
+#[test]
+fn what_the_readme_calls_safe_beside_an_orchestrator_damages_nothing() -> TestResult {
+    let Ok(version) = Command::new("sqlite3").arg("--version").output() else {
+        eprintln!("SKIPPED: there is no sqlite3 here");
+        return Ok(());
+    };
+    let version = String::from_utf8_lossy(&version.stdout).split(' ').next().unwrap_or_default().to_owned();
+    let (rounds, seconds) = choose((1, 1.0), (20, 3.0));
+    let report = |name: &str, is_safe: bool, beside: &dyn Fn(&Base, &mut Killed) -> TestResult| -> TestResult {
+        let (mut acknowledged, mut damaged, mut first) = (0, 0, String::new());
+        for _ in 0..rounds {
+            let (some, wrong) = round(seconds, beside)?;
+            acknowledged += some;
+            damaged += usize::from(!wrong.is_empty());
+            if first.is_empty() {
+                first = wrong.join("; ");
+            }
+        }
+        let text = format!("rounds {rounds} of {seconds} s, acknowledged {acknowledged}, damaged {damaged} {first}");
+        figures(&format!("beside a store that writes, {name}"), text.trim())?;
+        assert!(damaged == 0 || !is_safe, "{name}: {first}");
+        Ok(())
+    };
+    for beside in BESIDE {
+        // What is known to be unsafe takes its time to show.
+        if beside.is_safe || crate::is_long() {
+            report(&format!("3 shells {version}: {}", beside.name), beside.is_safe, &|base, children| {
+                (0..3).try_for_each(|_| shell(&base.file("state.db"), beside.sql, children))
+            })?;
+        }
+    }
+    let ours = |sql: &'static str| {
+        move |base: &Base, children: &mut Killed| -> TestResult {
+            for _ in 0..3 {
+                let mut command = role::command(&[], &format!("repeat_sql {sql}"), base.path())?;
+                children.0.push(command.stdout(Stdio::null()).spawn()?);
+            }
+            Ok(())
+        }
+    };
+    let name = format!("3 connections of {}", rusqlite::version());
+    report(&format!("{name}: wal_checkpoint(PASSIVE)"), true, &ours("PRAGMA wal_checkpoint(PASSIVE)"))?;
+    report(&format!("{name}: wal_checkpoint(TRUNCATE)"), true, &ours("PRAGMA wal_checkpoint(TRUNCATE)"))
+}
