@@ -2,11 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
@@ -82,6 +83,17 @@ pub(crate) fn resolve(directory: &Path) -> Result<PathBuf> {
     fs::canonicalize(directory).map_err(Error::io("find", directory))
 }
 
+/// Opens a file of ours for reading, never another kind of thing: opening a pipe would wait for a writer for ever.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// Reads a file of ours as a text.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    io::read_to_string(open_file(path)?)
+}
+
 /// Makes the entries of a directory durable: a file that was created or renamed in it.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(Error::io("write", directory))
@@ -109,18 +121,6 @@ pub(crate) fn replace_file(
     file.metadata().map_err(Error::io("read", path))
 }
 
-/// Writes a file that only its owner reads; a kill leaves the old file or the new.
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("page.html");
-/// agentmux_state::write_private_file(&path, b"<!doctype html>")?;
-/// # Ok::<(), agentmux_state::Error>(())
-/// ```
-pub fn write_private_file(path: &Path, content: &[u8]) -> Result<()> {
-    replace_file(path, |out| out.write_all(content).map_err(Error::io("write", path))).map(drop)
-}
-
 /// A file of ours under a temporary name, which only the owner reads, whatever the umask.
 pub(crate) fn temporary_file(directory: &Path, prefix: &str) -> Result<NamedTempFile> {
     let file = tempfile::Builder::new()
@@ -137,7 +137,8 @@ pub(crate) fn temporary_file(directory: &Path, prefix: &str) -> Result<NamedTemp
 /// # Errors
 /// [`Error::Busy`] where somebody holds it for minutes: a process that hangs must not make all others hang.
 pub(crate) fn lock(directory: &Path) -> Result<File> {
-    let file = File::open(directory).map_err(Error::io("open", directory))?;
+    let flags = OFlags::DIRECTORY.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(directory).map_err(Error::io("open", directory))?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match file.try_lock() {

@@ -164,11 +164,59 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// A file that belongs to the state was named as the target of an export.
-    #[error("{} belongs to the state; name another file", path.display())]
+    /// A file that belongs to a state directory was named as the target of an export or a report.
+    #[error("{} belongs to the state; nothing was changed. Name another file", path.display())]
     OwnFile {
         /// The file.
         path: PathBuf,
+    },
+
+    /// An SQLite database was named as the target of an export or a report.
+    #[error("{} is an SQLite database; nothing was changed. Name another file", path.display())]
+    WouldOverwriteDatabase {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The database, or a file that SQLite keeps beside it, was moved, replaced or deleted while it was open.
+    #[error(
+        "{} was moved, replaced or deleted while it was open: {detail}. Updates are refused, as they would be lost. Stop every \
+         process that uses this state directory, move the file back together with its -wal file if it was moved, and start again",
+        path.display()
+    )]
+    DatabaseMoved {
+        /// The file.
+        path: PathBuf,
+        /// What is at its path instead.
+        detail: String,
+    },
+
+    /// This process no longer holds a lock that keeps others from working on the same state.
+    #[error(
+        "the lock of this process on {} is gone: {detail}. Updates are refused, as another process may write at the same time. \
+         Restart this process",
+        path.display()
+    )]
+    LockLost {
+        /// The file.
+        path: PathBuf,
+        /// How that happens.
+        detail: String,
+    },
+
+    /// The state directory is on a mount that is shared with other machines, and an option refuses that.
+    #[error(
+        "{} is on {file_system}, mounted at {}, which other machines or the host of a virtual machine share; SQLite needs a local \
+         disk; nothing was changed. Use a directory on a local disk or a volume of the container engine",
+        path.display(), mount_point.display()
+    )]
+    SharedMount {
+        /// The state directory.
+        path: PathBuf,
+        /// The type of the file system.
+        file_system: String,
+        /// Where it is mounted.
+        mount_point: PathBuf,
     },
 
     /// There is no room left on the disk.
@@ -439,6 +487,10 @@ impl Error {
             Self::TooManyReaders { .. } => "TOO_MANY_READERS",
             Self::NestedWrite { .. } => "NESTED_WRITE",
             Self::OwnFile { .. } => "OWN_FILE",
+            Self::WouldOverwriteDatabase { .. } => "WOULD_OVERWRITE_DATABASE",
+            Self::DatabaseMoved { .. } => "DATABASE_MOVED",
+            Self::LockLost { .. } => "LOCK_LOST",
+            Self::SharedMount { .. } => "SHARED_MOUNT",
             Self::DiskFull { .. } => "DISK_FULL",
             Self::ReadOnly { .. } => "READ_ONLY",
             Self::NotFound { .. } => "NOT_FOUND",

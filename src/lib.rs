@@ -39,6 +39,8 @@ mod error;
 mod json;
 mod lock;
 mod model;
+mod mount;
+mod output;
 mod progress;
 mod recover;
 mod resume;
@@ -54,14 +56,16 @@ pub use backup::{
 pub use check::{CheckFinding, CheckReport};
 pub use clock::Clock;
 pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration, WriteAheadLog};
-pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir, write_private_file};
+pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir};
 pub use document::{
     ExportedFile, ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning,
 };
 pub use error::{DocumentProblem, Error, ForeignFile, HistoryProblem, Result};
 pub use json::to_json;
-pub use lock::DirectoryLock;
+pub use lock::{DirectoryLock, LockHolder};
 pub use model::*;
+pub use mount::SharedMounts;
+pub use output::write_private_file;
 pub use progress::{Progress, ProgressCallback, Stage};
 pub use recover::{RecoveredCounts, RecoveryFinding, RecoveryReport, recover};
 pub use resume::resume_instructions;

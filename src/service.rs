@@ -2,10 +2,13 @@
 //!
 //! Locking: `lifecycle` is held while a service starts or ends, `phase` only to look up or change the phase, never while
 //! anything is read or written, so that whoever holds the write lock may ask the service anything. The timer's thread takes
-//! neither. `RUNNING` is held while a service starts, before its `lifecycle` and that of the one it takes over from.
+//! neither. A service that starts holds, in this order, the turn of its directory, its own `lifecycle`, and that of the
+//! service that it takes over from. `RUNNING` and `TURNS` are held only to look something up: services on other directories
+//! do not wait.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -21,6 +24,7 @@ use crate::model::{
     AgentState, CheckpointReason, ConversationState, MAX_PERSISTED_MESSAGES, OrchestratorMode, OrchestratorState,
     PersistedMessage, ProjectState, ResumeInstructions, SelfImprovementState, TaskState,
 };
+use crate::mount::SharedMounts;
 use crate::resume::resume_instructions;
 use crate::store::{
     self, Checkpoint, Limits, Run, RunOutcome, StateRetention, StateStore, StoreOptions, checkpoint, head, run,
@@ -63,6 +67,8 @@ pub struct ServiceOptions {
     pub limits: Limits,
     /// What is still there after the power fails. All, by default.
     pub durability: Durability,
+    /// What `initialize` does where the state directory is on a mount that is shared with other machines. Warns, by default.
+    pub shared_mounts: SharedMounts,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -80,6 +86,7 @@ impl Default for ServiceOptions {
             retention: StateRetention::default(),
             limits: Limits::default(),
             durability: Durability::default(),
+            shared_mounts: SharedMounts::default(),
             clock: Clock::default(),
         }
     }
@@ -137,6 +144,21 @@ struct Running {
 /// The services of this process that hold a directory.
 static RUNNING: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 
+/// For each directory on which a service starts or has started, a lock that it holds meanwhile.
+static TURNS: LazyLock<Mutex<HashMap<PathBuf, Weak<Mutex<()>>>>> = LazyLock::new(Mutex::default);
+
+/// The lock that services of this process hold while they start on a directory.
+fn turn_on(state_dir: &Path) -> Arc<Mutex<()>> {
+    let mut turns = lock(&TURNS);
+    turns.retain(|_, turn| turn.strong_count() > 0);
+    if let Some(turn) = turns.get(state_dir).and_then(Weak::upgrade) {
+        return turn;
+    }
+    let turn = Arc::default();
+    turns.insert(state_dir.to_path_buf(), Arc::downgrade(&turn));
+    turn
+}
+
 impl StatePersistenceService {
     /// A service on the state below a base directory, the home directory by default. Touches nothing on disk.
     pub fn new(base_dir: Option<&Path>) -> Self {
@@ -191,25 +213,32 @@ impl StatePersistenceService {
     /// TypeScript service's file cannot be read: that never counts as a fresh start. Else as [`StateStore::open`]. A
     /// service that was to be taken over has then ended all the same.
     pub fn initialize(&self) -> Result<Option<OrchestratorState>> {
-        let state_dir = directory::prepare(self.inner.state_dir.as_ref().ok_or(Error::NoHome)?)?;
-        let mut services = lock(&RUNNING);
+        let state_dir = self.inner.state_dir.as_ref().ok_or(Error::NoHome)?;
+        self.inner.options.shared_mounts.refuse(state_dir)?;
+        let state_dir = directory::prepare(state_dir)?;
+        let turn_on_directory = turn_on(&state_dir);
+        let _turn_on_directory = lock(&turn_on_directory);
         let _turn = lock(&self.inner.lifecycle);
         if let Some(store) = self.inner.running(|running| running.store.clone()) {
             return store.state().map(Some);
         }
-        services.retain(|service| service.strong_count() > 0 && service.as_ptr() != Arc::as_ptr(&self.inner));
-        let held =
-            services.iter().filter_map(Weak::upgrade).find_map(|service| service.give_up(&state_dir).transpose());
-        let lock = held.unwrap_or_else(|| DirectoryLock::acquire(&state_dir))?;
+        let held = self.inner.others_on(&state_dir).into_iter();
+        let held = held.map(|service| service.give_up(&state_dir)).find_map(Result::transpose).transpose()?;
+        // One whose file was deleted or replaced holds nothing any more.
+        let held = held.filter(DirectoryLock::is_in_place);
+        let lock = held.map_or_else(|| DirectoryLock::acquire(&state_dir), Ok)?;
 
         let options = &self.inner.options;
         let store = StateStore::open_with(&state_dir, options.store_options())?;
+        let (path, file) = lock.file();
+        store.database().place().add_lock_file(path, file);
         let Start { previous, previous_run, import_report } = Start::new(&store, options)?;
+        lock.note_run()?;
         store.set_running();
         let timer = self.inner.start_timer(&store);
         let running = Running { store, previous_run, import_report, timer, lock };
         *self.inner.phase() = Phase::Running(Box::new(running));
-        services.push(Arc::downgrade(&self.inner));
+        self::lock(&RUNNING).push(Arc::downgrade(&self.inner));
         Ok(previous)
     }
 
@@ -301,6 +330,7 @@ impl StatePersistenceService {
     /// ```
     pub fn save_state(&self, reason: CheckpointReason) -> Result<Checkpoint> {
         let store = self.store()?;
+        store.database().require_in_place()?;
         let checkpoint = store.record_checkpoint(&reason)?;
         if self.inner.options.export {
             store.refresh_export()?;
@@ -482,11 +512,13 @@ impl StatePersistenceService {
         let had_timer = timer.is_some();
         drop(timer);
         store.database().begin_closing(Closed::ShutDown);
-        let ended = store.database().write_while_closing(|conn| {
-            let now = self.inner.options.clock.now();
-            let (run, keep) = (store.own_run(conn)?, self.inner.options.limits.checkpoints);
-            checkpoint::record(conn, &CheckpointReason::BeforeRestart, now, run.as_ref(), keep)?;
-            run::end(conn, RunOutcome::Shutdown, now)
+        let ended = store.database().require_in_place().and_then(|()| {
+            store.database().write_while_closing(|conn| {
+                let now = self.inner.options.clock.now();
+                let (run, keep) = (store.own_run(conn)?, self.inner.options.limits.checkpoints);
+                checkpoint::record(conn, &CheckpointReason::BeforeRestart, now, run.as_ref(), keep)?;
+                run::end(conn, RunOutcome::Shutdown, now)
+            })
         });
         if let Err(error) = ended {
             store.database().cancel_closing();
@@ -517,6 +549,14 @@ impl Inner {
             Phase::Running(running) => Some(change(running)),
             _ => None,
         }
+    }
+
+    /// The other services of this process that run on a directory.
+    fn others_on(&self, state_dir: &Path) -> Vec<Arc<Self>> {
+        let mut services = lock(&RUNNING);
+        services.retain(|service| service.strong_count() > 0 && !std::ptr::eq(service.as_ptr(), self));
+        let is_on = |service: &Arc<Self>| service.running(|it| it.store.state_dir() == state_dir) == Some(true);
+        services.iter().filter_map(Weak::upgrade).filter(is_on).collect()
     }
 
     fn start_timer(&self, store: &StateStore) -> Option<Timer> {
@@ -573,6 +613,7 @@ impl ServiceOptions {
             durability: self.durability,
             message_limit: self.message_limit,
             limits: self.limits.clone(),
+            shared_mounts: self.shared_mounts,
             clock: self.clock.clone(),
             ..StoreOptions::default()
         }

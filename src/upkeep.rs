@@ -28,7 +28,12 @@ pub(crate) struct Pruning {
 
 /// Records a checkpoint where something has changed, exports where the last export is behind, makes a backup where one is due,
 /// and drops what is old.
+///
+/// # Errors
+/// [`Error::DatabaseMoved`](crate::Error::DatabaseMoved) and [`Error::LockLost`](crate::Error::LockLost) also where nothing has
+/// changed.
 pub(crate) fn scheduled_checkpoint(store: &StateStore, options: &ServiceOptions, pruning: &mut Pruning) -> Result<()> {
+    store.database().require_in_place()?;
     if store.read(checkpoint::has_changes)? {
         store.record_checkpoint(&CheckpointReason::Scheduled)?;
     }

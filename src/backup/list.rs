@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Backup, COPY_PREFIX, Folder};
 use crate::db::backup_label;
-use crate::directory::{WRITING_PREFIX, remove_temporary_files};
+use crate::directory::{WRITING_PREFIX, read_text, remove_temporary_files};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
 use crate::store::StateStore;
@@ -101,7 +101,7 @@ impl Folder {
 
     /// The checksum that was recorded for a backup, as `sha256sum` writes it.
     fn recorded_checksum(&self, id: &str) -> Option<String> {
-        let line = fs::read_to_string(self.checksum_file(id)).ok()?;
+        let line = read_text(&self.checksum_file(id)).ok()?;
         let (sha256, file) = line.trim_end().split_once("  ")?;
         (file == format!("{id}.db")).then(|| sha256.to_owned())
     }

@@ -7,25 +7,10 @@ use std::path::Path;
 use super::Findings;
 use crate::db::SET_ASIDE_PREFIX;
 use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, EXPORT_FILE};
+use crate::mount::{SharedMount, shared_mount};
 
 /// With less room than this, updates are about to fail.
 const LITTLE: u64 = 16 * 1024 * 1024;
-
-/// Magic numbers of file systems whose locks and shared memory are those of another host, from `linux/magic.h` and the
-/// file systems' own headers.
-const NETWORK: &[(u64, &str)] = &[
-    (0x6969, "NFS"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB2"),
-    (0x517b, "SMB"),
-    (0x00c3_6400, "Ceph"),
-    (0x0102_1997, "9P"),
-    (0x5346_414f, "AFS"),
-    (0x0bd0_0bd0, "Lustre"),
-    (0x7461_636f, "OCFS2"),
-    (0x0116_1970, "GFS2"),
-    (0x7375_7245, "Coda"),
-];
 
 /// Checks it; the bytes that are free, where the file system tells.
 pub(super) fn check(state_dir: &Path, database_bytes: u64, findings: &mut Findings) -> Option<u64> {
@@ -38,8 +23,12 @@ pub(super) fn check(state_dir: &Path, database_bytes: u64, findings: &mut Findin
             findings.note("damaged", message);
         }
     }
-    if let Some(name) = network_file_system(state_dir) {
-        let message = format!("{} lies on {name}: SQLite needs a disk of this host", state_dir.display());
+    if let Some(SharedMount { file_system, mount_point }) = shared_mount(state_dir) {
+        let message = format!(
+            "{} is on {file_system}, mounted at {}, which is shared with other machines: SQLite needs a local disk",
+            state_dir.display(),
+            mount_point.display()
+        );
         findings.problem("file_system", message);
     }
     let free = free_bytes(state_dir)?;
@@ -51,20 +40,6 @@ pub(super) fn check(state_dir: &Path, database_bytes: u64, findings: &mut Findin
         findings.note("space", message);
     }
     Some(free)
-}
-
-fn network_file_system(state_dir: &Path) -> Option<&'static str> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        // 32 bits of it are the magic number; how it is signed differs between machines.
-        let found = rustix::fs::statfs(state_dir).ok()?.f_type as u64 & 0xffff_ffff;
-        NETWORK.iter().find(|(magic, _)| *magic == found).map(|(_, name)| *name)
-    }
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        let _ = (state_dir, NETWORK);
-        None
-    }
 }
 
 fn free_bytes(state_dir: &Path) -> Option<u64> {

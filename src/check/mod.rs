@@ -2,7 +2,6 @@
 
 mod disk;
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use crate::backup::{Backup, SAFETY_LABEL};
 use crate::db::schema_differences;
-use crate::directory::EXPORT_FILE;
+use crate::directory::{EXPORT_FILE, open_file};
 use crate::document::checkpointed_at;
 use crate::error::Result;
 use crate::model::Timestamp;
@@ -199,7 +198,7 @@ impl StateStore {
 
 /// When the checkpoint was made that an export holds; `None` where it cannot be read, which is no fault of the database.
 fn export_checkpoint(path: &Path) -> Option<DateTime<Utc>> {
-    let file = BufReader::with_capacity(64 * 1024, File::open(path).ok()?);
+    let file = BufReader::with_capacity(64 * 1024, open_file(path).ok()?);
     checkpointed_at(file, &path.display().to_string()).ok()?.parse()
 }
 

@@ -5,8 +5,8 @@ use std::fmt::{Display, Write};
 use std::path::Path;
 
 use agentmux_state::{
-    AgentState, Checkpoint, ConversationState, DirectoryLock, ListFilter, Run, RunOutcome, StateStore, StoreSummary,
-    TaskState, write_private_file,
+    AgentState, Checkpoint, ConversationState, DirectoryLock, ListFilter, LockHolder, Run, RunOutcome, StateStore,
+    StoreSummary, TaskState, write_private_file,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, path: &Path) -> Outcome {
 /// What the page shows.
 struct Page {
     state_dir: String,
-    holder: Option<u32>,
+    holder: Option<LockHolder>,
     summary: StoreSummary,
     tasks: Vec<TaskState>,
     agents: Vec<AgentState>,
@@ -55,7 +55,7 @@ impl Page {
         let all = ListFilter::default();
         Ok(Self {
             state_dir: store.state_dir().display().to_string(),
-            holder: DirectoryLock::holder(store.state_dir())?,
+            holder: DirectoryLock::find_holder(store.state_dir())?,
             summary: store.summary()?,
             tasks: store.tasks(&all)?,
             agents: store.agents(&all)?,
@@ -86,13 +86,18 @@ impl Page {
         page + "</main></body></html>\n"
     }
 
+    /// Whether the newest run goes on.
+    fn is_running(&self, run: &Run) -> bool {
+        run.outcome.is_none() && self.holder.as_ref().is_some_and(|holder| holder.is_process_of(run))
+    }
+
     fn tiles(&self, now: DateTime<Utc>) -> String {
         let counts = &self.summary.counts;
-        let run = match (&self.holder, self.summary.last_run.as_ref().map(|run| run.outcome)) {
-            (Some(pid), _) => format!("running, process {pid}"),
-            (None, None) => "has not run yet".into(),
-            (None, Some(Some(RunOutcome::Shutdown))) => "shut down".into(),
-            (None, Some(_)) => "crashed".into(),
+        let run = match self.summary.last_run.as_ref() {
+            None => "has not run yet".into(),
+            Some(run) if self.is_running(run) => format!("running, process {}", run.pid),
+            Some(Run { outcome: Some(RunOutcome::Shutdown), .. }) => "shut down".into(),
+            Some(_) => "crashed".into(),
         };
         let last = self.summary.last_checkpoint.as_ref();
         let last = last.map_or("never".into(), |it| print::ago(&it.checkpointed_at, now));
@@ -228,7 +233,7 @@ impl Page {
             let y = ROW * row as f64;
             let Some(start) = *start else { continue };
             let newer = row.checked_sub(1).and_then(|newer| starts[newer]).unwrap_or(now);
-            let is_running = row == 0 && self.holder.is_some() && run.outcome.is_none();
+            let is_running = row == 0 && self.is_running(run);
             let seen = marks.iter().filter(|at| (start..newer).contains(*at)).max().copied();
             let end = run.ended_at.as_ref().and_then(|at| at.parse()).unwrap_or(if is_running {
                 now

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agentmux_state::{
-    Checkpoint, DirectoryLock, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp, WriteAheadLog,
+    Checkpoint, DirectoryLock, LockHolder, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp, WriteAheadLog,
 };
 use chrono::Utc;
 use serde::Serialize;
@@ -60,7 +60,7 @@ pub(super) fn run(context: &Context) -> Outcome {
 
 fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
     let summary = store.summary()?;
-    let holder = DirectoryLock::holder(store.state_dir())?;
+    let holder = DirectoryLock::find_holder(store.state_dir())?;
     let counts = summary.counts;
     Ok(Status {
         state_dir: store.state_dir().to_path_buf(),
@@ -80,12 +80,12 @@ fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
         },
         tasks_by_status: summary.tasks_by_status,
         last_checkpoint: summary.last_checkpoint,
-        run: summary.last_run.map(|run| run_status(run, holder)),
+        run: summary.last_run.map(|run| run_status(run, holder.as_ref())),
     })
 }
 
-fn run_status(run: Run, holder: Option<u32>) -> RunStatus {
-    let active = run.outcome.is_none() && holder.is_some_and(|pid| i64::from(pid) == run.pid);
+fn run_status(run: Run, holder: Option<&LockHolder>) -> RunStatus {
+    let active = run.outcome.is_none() && holder.is_some_and(|holder| holder.is_process_of(&run));
     RunStatus {
         active,
         ended_cleanly: (!active).then_some(matches!(run.outcome, Some(RunOutcome::Shutdown | RunOutcome::TakenOver))),

@@ -11,6 +11,7 @@ use super::deadline::{BUSY_TIMEOUT, until};
 use super::group::{Group, GroupConnection, Part};
 use super::lost_log::{lost_frames, mark_shared_memory};
 use super::migrations::{self, MigrationStatus};
+use super::place::Place;
 use super::schema;
 use crate::directory::{self, sync_directory};
 use crate::error::{Error, ForeignFile, Result};
@@ -44,6 +45,8 @@ pub(crate) struct Database {
     commits: AtomicU32,
     /// SQLite's counter of schema changes, as it was when the schema was last found to be the latest.
     schema_cookie: AtomicI64,
+    /// Where its files are.
+    place: Place,
 }
 
 thread_local! {
@@ -135,6 +138,8 @@ impl Database {
     ) -> Result<Self> {
         open_writer(path, durability, progress, before_upgrade)
             .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer, path)), readers))
+            // From now on the locks can be compared.
+            .and_then(|database| database.place.locks_are_held().map(|()| database))
             .map_err(|error| error.at(path))
     }
 
@@ -164,7 +169,7 @@ impl Database {
         open_existing(path).and_then(status).map_err(|error| error.at(path))
     }
 
-    fn with(path: &Path, mut writer: Writer, max_readers: u32) -> Result<Self> {
+    fn with(path: &Path, writer: Writer, max_readers: u32) -> Result<Self> {
         let max_readers = max_readers.max(1);
         let manager = SqliteConnectionManager::file(path)
             .with_flags(connection::READ_ONLY)
@@ -179,9 +184,7 @@ impl Database {
             .test_on_check_out(false)
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(manager);
-        if let Writer::Open(conn) = &mut writer {
-            // SQLite opens its shared memory with the first statement that reads.
-            conn.alone().query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        if matches!(writer, Writer::Open(_)) {
             mark_shared_memory(path);
         }
         Ok(Self {
@@ -196,6 +199,7 @@ impl Database {
             next_restart: Mutex::new(Instant::now()),
             commits: AtomicU32::new(0),
             schema_cookie: AtomicI64::new(-1),
+            place: Place::record(path)?,
         })
     }
 
@@ -212,6 +216,8 @@ impl Database {
 
     /// Runs `work` in a read transaction: all that it reads is of one snapshot.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        // A connection that is opened now would read another file.
+        self.place.database_is_there()?;
         // A reader that comes while the WAL is to be started over waits a moment, so that there is one without readers.
         let _gate = self.gate.try_read_for(GATE_PATIENCE);
         // r2d2 turns the failure to open a connection into a text; opening one directly tells the kind.
@@ -229,6 +235,7 @@ impl Database {
     /// As [`read`](Self::read), on a connection of its own: for what may take as long as a caller likes, such as writing to a
     /// caller's sink, and must not keep others from reading.
     pub(crate) fn read_apart<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.place.database_is_there()?;
         let mut conn = open_existing(&self.path)?;
         self.read_on(&mut conn, work)
     }
@@ -278,7 +285,12 @@ impl Database {
         drop(writer);
         let failed = |error: rusqlite::Error| E::from(self.explain(error.into()));
         match joined {
-            Ok((result, group)) => self.outcome(&group).map(|()| result).map_err(failed),
+            // What was committed to a file that has lost its name is not acknowledged.
+            Ok((result, group)) => {
+                self.outcome(&group).map_err(failed)?;
+                self.place.files_are_there()?;
+                Ok(result)
+            }
             Err(Failed::Theirs(error)) => Err(error),
             Err(Failed::Ours(error)) => Err(self.explain(error).into()),
             Err(Failed::Sqlite(error)) => Err(failed(error)),
@@ -382,7 +394,9 @@ impl Database {
             writer.make_room();
         }
         self.limit_wal(writer);
-        outcome.map_err(|(_, error)| error)
+        let result = outcome.map_err(|(_, error)| error)?;
+        self.place.files_are_there()?;
+        Ok(result)
     }
 
     /// Replaces the content by that of a copy, which belongs to us alone: in one transaction, under readers who see the
@@ -398,6 +412,7 @@ impl Database {
         let _writing = self.begin_writing()?;
         let mut writer = self.lock_writer(self.deadline())?;
         let conn = writer.open(&self.path, false)?;
+        self.place.files_are_there()?;
         let mut replace = || {
             let observer = connection::open_reader(&self.path)?;
             // Changes whenever another connection has committed.
@@ -433,9 +448,9 @@ impl Database {
         let _writing = self.begin_writing()?;
         let mut writer = self.lock_writer(self.deadline())?;
         let conn = writer.open(&self.path, false)?.alone();
-        conn.busy_timeout(SHORT_BUSY_TIMEOUT)?;
-        let written = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        conn.busy_timeout(connection::BUSY_TIMEOUT)?;
+        let written = until(Instant::now() + SHORT_BUSY_TIMEOUT, || {
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        });
         written.map_err(|error| Error::from(error).at(&self.path))
     }
 
@@ -483,6 +498,21 @@ impl Database {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its place, to add the lock file of a service.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Fails where its files or this process's locks are gone, as long as it is open for writing.
+    pub(crate) fn require_in_place(&self) -> Result<()> {
+        match *self.lock_writer(self.deadline())? {
+            Writer::Open(_) | Writer::Closing(..) => {
+                self.place.files_are_there().and_then(|()| self.place.locks_are_held())
+            }
+            Writer::ReadOnly | Writer::Closed(_) => Ok(()),
+        }
     }
 
     /// Waits for the writer. A panic in a caller's closure rolled its transaction back; the connection is as good as before.
@@ -594,7 +624,7 @@ pub(crate) fn newest_set_aside(path: &Path) -> Option<PathBuf> {
 }
 
 /// The name of a file that SQLite keeps beside a database.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -632,6 +662,8 @@ fn open_writer<B: FnOnce() -> Result<()>>(
     let mut conn = connection::open_writer(path)?;
     migrations::release().migrate(&mut conn, path, progress, before_upgrade)?;
     connection::configure_writer(&conn, durability)?;
+    // The first read takes the locks that the connection holds from then on.
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(conn)
 }
 

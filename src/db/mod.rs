@@ -12,6 +12,7 @@ mod deadline;
 mod group;
 mod lost_log;
 mod migrations;
+mod place;
 mod schema;
 mod table;
 mod turns;
@@ -24,13 +25,14 @@ pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, opti
 pub use connection::Durability;
 pub(crate) use connection::{open_damaged, without_erasing_pages, without_triggers};
 pub(crate) use database::{
-    Closed, Database, NEW_PREFIX, SET_ASIDE_PREFIX, Work, newest_set_aside, publish, require_whole, set_aside,
+    Closed, Database, NEW_PREFIX, SET_ASIDE_PREFIX, Work, beside, newest_set_aside, publish, require_whole, set_aside,
 };
 pub(crate) use deadline::BUSY_TIMEOUT;
 pub(crate) use group::Part;
 pub(crate) use lost_log::missing_frames;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
+pub(crate) use place::{FileId, is_locked_here, is_open_file};
 pub(crate) use schema::schema_differences;
 pub(crate) use table::{List, ListReader, Table, TableReader, insert_sql};
 pub use wal::WriteAheadLog;

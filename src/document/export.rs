@@ -1,8 +1,8 @@
 //! Writing the state as a document, row by row: no more than one entity is in memory.
 
 use std::cell::{Cell, RefCell};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,13 +12,14 @@ use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use crate::backup;
-use crate::directory::{self, BACKUP_DIRECTORY, EXPORT_FILE, WRITING_PREFIX, is_link, replace_file};
+use crate::directory::{self, BACKUP_DIRECTORY, EXPORT_FILE, WRITING_PREFIX, replace_file};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::model::{
     AgentState, CheckpointReason, ConversationState, Extra, OrchestratorMetadata, OrchestratorMode, OrchestratorState,
     ProjectState, SelfImprovementState, TaskState, Timestamp,
 };
+use crate::output;
 use crate::progress::{ProgressCallback, Stage};
 use crate::store::{
     self, IN_ORDER, StateStore, agent, checkpoint, conversation, head, project, self_improvement, task,
@@ -152,30 +153,17 @@ impl StateStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OwnFile`] where the file belongs to the state.
+    /// [`Error::OwnFile`] where the file belongs to this state directory or another one, [`Error::WouldOverwriteDatabase`]
+    /// where it is an SQLite database.
     pub fn export_to(&self, path: &Path) -> Result<ExportedFile> {
-        let target = if is_link(path) { directory::resolve(path)? } else { path.to_path_buf() };
-        let parent = directory::resolve(match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        })?;
-        if parent == self.state_dir() && target.file_name() == Some(EXPORT_FILE.as_ref()) {
+        // What cannot be resolved, such as the pipe behind `/dev/stdout`, is not in the state directory.
+        if output::resolve_target(path).is_ok_and(|target| target == self.state_dir().join(EXPORT_FILE)) {
             return self.refresh_export();
         }
-        if parent == self.state_dir() || parent == self.state_dir().join(BACKUP_DIRECTORY) {
-            return Err(Error::OwnFile { path: path.to_path_buf() });
-        }
-        let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
-        let bytes = self.database().read_apart(|conn| {
-            let progress = &self.options().progress;
-            if is_special {
-                let file = OpenOptions::new().write(true).open(&target).map_err(Error::io("open", &target))?;
-                let mut out = BufWriter::with_capacity(64 * 1024, file);
-                export(conn, self.now(), progress, &mut out)?;
-                return out.flush().map(|()| 0).map_err(Error::io("write", &target));
-            }
-            replace_file(&target, |out| export(conn, self.now(), progress, out)).map(|metadata| metadata.len())
-        })?;
+        let progress = &self.options().progress;
+        let bytes = self
+            .database()
+            .read_apart(|conn| output::write_file(path, |out| export(conn, self.now(), progress, out)))?;
         Ok(ExportedFile { path: path.to_path_buf(), bytes })
     }
 
@@ -236,7 +224,7 @@ impl StateStore {
         let _turn = backup::Folder::change(self.state_dir())?;
         let id = backup::unused_id(self.state_dir(), label, self.now());
         let copy = self.state_dir().join(BACKUP_DIRECTORY).join(format!("{id}.json"));
-        let mut file = File::open(path).map_err(Error::io("read", path))?;
+        let mut file = directory::open_file(path).map_err(Error::io("read", path))?;
         replace_file(&copy, |out| io::copy(&mut file, out).map(drop).map_err(Error::io("write", &copy)))?;
         tracing::info!(copy = %copy.display(), "kept the file that the export is about to replace");
         Ok(())

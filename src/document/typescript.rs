@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use super::import::checkpointed_at;
-use crate::directory::{EARLY_EXPORT_FILE, EXPORT_FILE, RENAMED_STATE_DIRECTORY, is_link};
+use crate::directory::{EARLY_EXPORT_FILE, EXPORT_FILE, RENAMED_STATE_DIRECTORY, is_link, open_file};
 use crate::error::{Error, Result};
 
 /// Opens the TypeScript service's state file: under its later name or its early one, in the state directory or where the
@@ -21,7 +21,7 @@ pub(crate) fn typescript_file(state_dir: &Path, base_dir: Option<&Path>) -> Resu
     for directory in [Some(state_dir), renamed.as_deref()].into_iter().flatten() {
         for name in [EXPORT_FILE, EARLY_EXPORT_FILE] {
             let path = directory.join(name);
-            match File::open(&path) {
+            match open_file(&path) {
                 Ok(file) => found.push((path, reader(file))),
                 // A link that leads nowhere is no absence.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !is_link(&path) => {}

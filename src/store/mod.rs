@@ -48,6 +48,7 @@ use crate::model::{
     AgentState, ChangeType, CheckpointReason, ConversationState, MAX_PERSISTED_MESSAGES, OrchestratorMode,
     OrchestratorState, PersistedMessage, ProjectState, SelfImprovementState, StateChange, StateDiff, TaskState,
 };
+use crate::mount::SharedMounts;
 use crate::progress::ProgressCallback;
 use crate::search;
 
@@ -65,6 +66,8 @@ pub struct StoreOptions {
     pub write_timeout: Duration,
     /// How much is kept of what would grow by itself.
     pub limits: Limits,
+    /// What opening does where the state directory is on a mount that is shared with other machines. Warns, by default.
+    pub shared_mounts: SharedMounts,
     /// Where the time comes from.
     pub clock: Clock,
     /// Who is told how far backups, restores, imports and exports are; nobody by default.
@@ -79,6 +82,7 @@ impl Default for StoreOptions {
             max_readers: 8,
             write_timeout: BUSY_TIMEOUT,
             limits: Limits::default(),
+            shared_mounts: SharedMounts::default(),
             clock: Clock::default(),
             progress: ProgressCallback::default(),
         }
@@ -124,7 +128,7 @@ impl StateStore {
     ///
     /// # Errors
     /// [`Error::NotAStateDatabase`], [`Error::SchemaTooNew`], [`Error::HistoryDamaged`] and [`Error::Corrupt`] leave the
-    /// file as it was.
+    /// file as it was. [`Error::SharedMount`] where [`StoreOptions::shared_mounts`] says so.
     pub fn open(state_dir: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(state_dir, StoreOptions::default())
     }
@@ -144,7 +148,9 @@ impl StateStore {
     /// # }
     /// ```
     pub fn open_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
+        options.shared_mounts.refuse(state_dir.as_ref())?;
         let state_dir = directory::prepare(state_dir.as_ref())?;
+        options.shared_mounts.warn(&state_dir);
         let (mut database, upgrade_backup) = upgrade::open(&state_dir, &options)?;
         database.set_write_timeout(options.write_timeout);
         Ok(Self {

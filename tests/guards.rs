@@ -1,0 +1,558 @@
+//! What guards a state against what happens around it: exports onto its files, files that are moved or replaced while it is
+//! open, lost locks, shared mounts, two containers, odd clocks and odd files.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agentmux_state::{
+    CheckpointReason, DirectoryLock, Error, ServiceOptions, SharedMounts, StatePersistenceService, StateStore,
+    StoreOptions, TaskStatus, write_private_file,
+};
+use common::program::{command, error, json, run};
+use common::role::{role, said, say, start};
+use common::{Base, FIXTURE, TestResult, import, task};
+use rusqlite::Connection;
+
+fn name(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// In the processes that other tests start; else it does nothing.
+#[test]
+fn in_a_role() -> TestResult {
+    let Some((role, base)) = role() else { return Ok(()) };
+    match role.as_str() {
+        // Updates until an update fails; says each one that was acknowledged, and how it ended.
+        "update" => {
+            let service = StatePersistenceService::with_options(ServiceOptions {
+                base_dir: Some(base),
+                checkpoint_interval: Some(Duration::from_millis(100)),
+                ..ServiceOptions::default()
+            });
+            service.initialize()?;
+            say("ready");
+            for number in 0.. {
+                match service.update_task(&task(&format!("T-{number}"), TaskStatus::Pending)) {
+                    Ok(()) => say(&format!("{number}")),
+                    Err(error) => {
+                        say(error.code());
+                        break;
+                    }
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            say(service.prepare_for_shutdown().err().map_or("shut down", |error| error.code()));
+            drop(service);
+            say("ended");
+        }
+        other => panic!("no role {other}"),
+    }
+    Ok(())
+}
+
+#[test]
+fn no_export_or_report_overwrites_a_database_or_a_file_of_a_state_directory() -> TestResult {
+    let (base, other) = (Base::new()?, Base::new()?);
+    import(&base.store()?, FIXTURE)?;
+    let service = other.service();
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::Pending))?;
+    service.save_state(CheckpointReason::UserRequest)?;
+    let backup = other.store()?.create_backup("x")?;
+    let damaged = other.file("damaged-1767225600000");
+    fs::create_dir(&damaged)?;
+    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o700))?;
+    fs::write(damaged.join("state.db"), "damaged")?;
+    fs::write(damaged.join("state.db-wal"), "damaged")?;
+
+    let elsewhere = base.path().join("elsewhere");
+    fs::create_dir(&elsewhere)?;
+    let (theirs, hard_link, link, folder_link) =
+        (elsewhere.join("theirs.db"), elsewhere.join("hard"), elsewhere.join("link"), elsewhere.join("folder"));
+    let live = Connection::open(&theirs)?;
+    live.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (a)")?;
+    fs::hard_link(other.file("state.db"), &hard_link)?;
+    symlink(other.file("state.db"), &link)?;
+    symlink(other.state_dir(), &folder_link)?;
+    let closed = elsewhere.join("closed.db");
+    Connection::open(&closed)?.execute_batch("CREATE TABLE t (a)")?;
+
+    let mut targets = vec![
+        theirs.clone(),
+        elsewhere.join("theirs.db-wal"),
+        elsewhere.join("theirs.db-shm"),
+        closed,
+        elsewhere.join("closed.db-journal"),
+        hard_link,
+        link,
+        folder_link.join("state.db"),
+        elsewhere.join("../elsewhere/./folder/service.lock"),
+        elsewhere.join("state.db"),
+        other.file("backups/new.json"),
+        backup.path.clone(),
+        PathBuf::from(format!("{}.sha256", backup.path.display())),
+        damaged.join("state.db"),
+        damaged.join("new"),
+        other.file("current-state.json"),
+        base.file("backups/report.html"),
+    ];
+    for file in ["state.db", "state.db-wal", "state.db-shm", "state.db-journal", "service.lock"] {
+        targets.extend([base.file(file), other.file(file)]);
+    }
+    let before: Vec<_> = targets.iter().map(|path| fs::symlink_metadata(path).map(|it| it.ino()).ok()).collect();
+    for command in ["report", "export"] {
+        for target in &targets {
+            let message = error(&base, 1, &[command, name(target)]);
+            let is_told = message.contains("belongs to the state") || message.contains("is an SQLite database");
+            assert!(is_told, "{command} {}: {message}", target.display());
+        }
+    }
+    let store = base.store()?;
+    for target in &targets {
+        for result in [store.export_to(target).map(drop), write_private_file(target, b"text")] {
+            let error = result.expect_err("it is refused");
+            assert!(matches!(error.code(), "OWN_FILE" | "WOULD_OVERWRITE_DATABASE"), "{}: {error}", target.display());
+        }
+    }
+    // The files beside a database come and go with the connections of the programs here.
+    for (target, before) in targets.iter().zip(before).filter(|(target, _)| !target.starts_with(base.state_dir())) {
+        assert_eq!(fs::symlink_metadata(target).map(|it| it.ino()).ok(), before, "{}", target.display());
+    }
+    // Nothing was closed on the way that a database needs: nobody else takes these for unused.
+    service.update_task(&task("T-2", TaskStatus::Pending))?;
+    service.save_state(CheckpointReason::UserRequest)?;
+    live.execute_batch("INSERT INTO t VALUES (1)")?;
+    assert!(json(&other, &["check"])["ok"].as_bool().expect("a boolean"));
+    assert!(other.store()?.verify_backups(None)?.iter().all(|verdict| verdict.ok));
+    service.prepare_for_shutdown()?;
+    Ok(())
+}
+
+#[test]
+fn other_files_are_written_as_before_also_through_links_pipes_and_devices() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let elsewhere = base.path().join("elsewhere");
+    fs::create_dir(&elsewhere)?;
+    let (target, link) = (elsewhere.join("target"), elsewhere.join("link"));
+    for (command, begins) in [("export", "{\n"), ("report", "<!doctype html>")] {
+        fs::write(&target, "old")?;
+        let _ = fs::remove_file(&link);
+        symlink(&target, &link)?;
+        for path in [&target, &link, &elsewhere.join("current-state.json"), &base.file("report.html")] {
+            run(&base, 0, &[command, name(path)]);
+            assert!(fs::read_to_string(path)?.starts_with(begins), "{command} {}", path.display());
+        }
+        assert!(fs::symlink_metadata(&link)?.is_symlink(), "the link stays");
+        // Its own device: where standard output is a pipe, the path behind /dev/stdout cannot be resolved.
+        let output = common::program::command(&base, &["-q", command, "/dev/stdout"]).output()?;
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8(output.stdout)?.starts_with(begins), "{command}");
+    }
+    Ok(())
+}
+
+/// What a process that updates without pause acknowledged until it was stopped by what `disturb` does, and the lines after.
+fn stopped_by(
+    base: &Base,
+    disturb: impl FnOnce() -> TestResult,
+) -> Result<(Vec<u64>, Vec<String>), Box<dyn std::error::Error>> {
+    let (mut child, mut output) = start("update", base)?;
+    let mut lines = said(&mut output);
+    let mut acknowledged = Vec::new();
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    for line in lines.by_ref().take(50) {
+        acknowledged.push(line.parse().map_err(|_| format!("it ended early: {line}"))?);
+    }
+    disturb()?;
+    let disturbed = Instant::now();
+    let rest: Vec<String> = lines.collect();
+    assert!(disturbed.elapsed() < Duration::from_secs(20), "it was noticed");
+    assert!(child.wait()?.success());
+    let (numbers, ended): (Vec<_>, Vec<_>) = rest.into_iter().partition(|line| line.parse::<u64>().is_ok());
+    acknowledged.extend(numbers.iter().filter_map(|line| line.parse::<u64>().ok()));
+    Ok((acknowledged, ended))
+}
+
+/// A database in a folder, as the process that had it open left it, with its WAL.
+fn tasks_in(folder: &Path) -> Result<u64, Box<dyn std::error::Error>> {
+    let conn = Connection::open(folder.join("state.db"))?;
+    Ok(conn.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0))?)
+}
+
+#[test]
+fn a_service_whose_database_is_moved_replaced_or_deleted_acknowledges_nothing_more() -> TestResult {
+    // Moved with the files beside it: all that was acknowledged is in them.
+    let base = Base::new()?;
+    let moved = base.path().join("moved");
+    fs::create_dir(&moved)?;
+    let (acknowledged, ended) = stopped_by(&base, || {
+        for file in ["state.db-wal", "state.db-shm", "state.db"] {
+            fs::rename(base.file(file), moved.join(file))?;
+        }
+        Ok(())
+    })?;
+    assert_eq!(ended, ["DATABASE_MOVED", "DATABASE_MOVED", "ended"]);
+    assert_eq!(tasks_in(&moved)?, acknowledged.len() as u64);
+
+    // The whole directory.
+    let base = Base::new()?;
+    let moved = base.path().join("moved");
+    let (acknowledged, ended) = stopped_by(&base, || Ok(fs::rename(base.state_dir(), &moved)?))?;
+    assert_eq!(ended, ["DATABASE_MOVED", "DATABASE_MOVED", "ended"]);
+    assert_eq!(tasks_in(&moved)?, acknowledged.len() as u64);
+
+    // Another file in its place.
+    let base = Base::new()?;
+    let (_, ended) = stopped_by(&base, || {
+        fs::write(base.file("new"), "<!doctype html>")?;
+        Ok(fs::rename(base.file("new"), base.file("state.db"))?)
+    })?;
+    assert_eq!(ended, ["DATABASE_MOVED", "DATABASE_MOVED", "ended"]);
+    assert_eq!(fs::read_to_string(base.file("state.db"))?, "<!doctype html>", "it is not touched");
+
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        let base = Base::new()?;
+        let (_, ended) = stopped_by(&base, || Ok(fs::remove_file(base.file(file))?))?;
+        assert_eq!(ended, ["DATABASE_MOVED", "DATABASE_MOVED", "ended"], "{file}");
+    }
+    for replace in [false, true] {
+        let base = Base::new()?;
+        let (_, ended) = stopped_by(&base, || {
+            fs::remove_file(base.file("service.lock"))?;
+            if replace {
+                fs::write(base.file("service.lock"), "1\n")?;
+            }
+            Ok(())
+        })?;
+        assert_eq!(ended, ["LOCK_LOST", "LOCK_LOST", "ended"], "replaced: {replace}");
+    }
+    Ok(())
+}
+
+#[test]
+fn reads_of_a_moved_database_do_not_read_another_file() -> TestResult {
+    let (base, other) = (Base::new()?, Base::new()?);
+    other.store()?.update_task(&task("T-other", TaskStatus::Pending))?;
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::Pending))?;
+    fs::rename(base.file("state.db"), base.path().join("moved.db"))?;
+    assert_eq!(service.state().unwrap_err().code(), "DATABASE_MOVED");
+    fs::copy(other.file("state.db"), base.file("state.db"))?;
+    assert_eq!(service.state().unwrap_err().code(), "DATABASE_MOVED");
+    assert_eq!(service.store()?.check().unwrap_err().code(), "DATABASE_MOVED");
+    assert_eq!(service.prepare_for_shutdown().unwrap_err().code(), "DATABASE_MOVED");
+    // Moved back, it is the same as before.
+    fs::rename(base.path().join("moved.db"), base.file("state.db"))?;
+    assert_eq!(service.state()?.tasks.len(), 1);
+    service.update_task(&task("T-2", TaskStatus::Pending))?;
+    service.prepare_for_shutdown()?;
+    assert_eq!(base.store()?.state()?.tasks.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn a_service_that_lost_the_locks_of_sqlite_stops_at_the_next_checkpoint() -> TestResult {
+    for file in ["state.db", "state.db-shm"] {
+        let base = Base::new()?;
+        let service = base.service();
+        service.initialize()?;
+        service.update_task(&task("T-1", TaskStatus::Pending))?;
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        if !locks.lines().any(|line| line.contains(&format!(" {} ", std::process::id()))) {
+            eprintln!("skipped: /proc/locks does not show the locks of this process");
+            return Ok(());
+        }
+        service.save_state(CheckpointReason::UserRequest)?;
+        // As a checksum or a copy by other code in the process does.
+        drop(fs::File::open(base.file(file))?);
+        assert_eq!(service.save_state(CheckpointReason::UserRequest).unwrap_err().code(), "LOCK_LOST", "{file}");
+        assert_eq!(service.update_task(&task("T-2", TaskStatus::Pending)).unwrap_err().code(), "LOCK_LOST");
+        // A second store on the same file cannot be better off.
+        assert_eq!(base.store().map(drop).unwrap_err().code(), "LOCK_LOST");
+        assert_eq!(service.state()?.tasks.len(), 1, "it can still be read");
+        assert_eq!(service.prepare_for_shutdown().unwrap_err().code(), "LOCK_LOST");
+        drop(service);
+        // Once nothing holds the database open here, it can be opened anew.
+        let service = base.service();
+        assert_eq!(service.initialize()?.expect("a state").tasks.len(), 1);
+        service.update_task(&task("T-2", TaskStatus::Pending))?;
+        service.prepare_for_shutdown()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_timer_notices_a_lost_lock_where_nothing_changes() -> TestResult {
+    let base = Base::new()?;
+    let service = StatePersistenceService::with_options(ServiceOptions {
+        checkpoint_interval: Some(Duration::from_millis(50)),
+        ..base.options()
+    });
+    service.initialize()?;
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(service.last_checkpoint_error(), None);
+    fs::remove_file(base.file("service.lock"))?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while service.last_checkpoint_error().is_none() {
+        assert!(Instant::now() < deadline, "it was not noticed");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(service.last_checkpoint_error().expect("an error").contains("service.lock"));
+    // Another service of this process does not inherit a lock that is gone.
+    let next = base.service();
+    next.initialize()?;
+    next.update_task(&task("T-1", TaskStatus::Pending))?;
+    assert_eq!(DirectoryLock::holder(&base.state_dir())?, Some(std::process::id()));
+    Ok(())
+}
+
+#[test]
+fn a_lock_that_is_held_counts_as_held_whoever_the_file_names() -> TestResult {
+    let base = Base::new()?;
+    base.store()?.update_task(&task("T-1", TaskStatus::Pending))?;
+    let backup = base.store()?.create_backup("x")?;
+    let held = DirectoryLock::acquire(&base.state_dir())?;
+    for content in [
+        String::new(),
+        "no number\n".into(),
+        // Another container's process has the same number as this one.
+        format!("{}\n\nhost-2\nboot x pid-namespace 1 started 1\n", std::process::id()),
+        format!("{}\n", std::process::id()),
+    ] {
+        fs::write(base.file("service.lock"), &content)?;
+        for arguments in [&["migrate"][..], &["prune"], &["backup", "restore", &backup.id]] {
+            let message = error(&base, 1, arguments);
+            assert!(message.contains("in use by process"), "{content:?} {arguments:?}: {message}");
+        }
+    }
+    drop(held);
+    run(&base, 0, &["migrate"]);
+    Ok(())
+}
+
+#[test]
+fn a_run_is_active_only_while_its_own_process_holds_the_directory() -> TestResult {
+    let base = Base::new()?;
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::Pending))?;
+    let is_active = || json(&base, &["status"])["run"]["active"].as_bool().expect("a boolean");
+    assert!(is_active());
+    drop(service); // as a crash would
+    assert!(!is_active());
+    // Another process with the same number holds the directory: a command, another container, or a service that has not
+    // started its run.
+    let held = DirectoryLock::acquire(&base.state_dir())?;
+    assert!(!is_active(), "it has no run");
+    let pid = std::process::id();
+    for (content, active) in [
+        (format!("{pid}\nservice\nanother-host\nboot x pid-namespace 1 started 1\n"), false),
+        (format!("{pid}\ncommand\n"), false),
+        (format!("{pid}\n"), true), // an older release: it does not tell more
+    ] {
+        fs::write(base.file("service.lock"), &content)?;
+        assert_eq!(is_active(), active, "{content:?}");
+    }
+    drop(held);
+    Ok(())
+}
+
+#[test]
+fn a_service_that_waits_for_its_directory_does_not_make_others_wait() -> TestResult {
+    let (busy, free) = (Base::new()?, Base::new()?);
+    let command = DirectoryLock::acquire_for_command(&busy.state_dir())?;
+    let waiting = busy.service();
+    let (done, is_done) = mpsc::channel();
+    let thread = {
+        let waiting = waiting.clone();
+        thread::spawn(move || {
+            let result = waiting.initialize();
+            done.send(()).expect("the test waits");
+            result.map(drop)
+        })
+    };
+    thread::sleep(Duration::from_millis(300));
+    assert!(is_done.try_recv().is_err(), "it waits for the command");
+    let start = Instant::now();
+    let service = free.service();
+    service.initialize()?;
+    service.prepare_for_shutdown()?;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(is_done.try_recv().is_err(), "it still waits");
+    drop(command);
+    thread.join().expect("no panic")?;
+    assert!(waiting.is_initialized());
+    Ok(())
+}
+
+#[test]
+fn of_many_services_that_start_on_one_directory_at_once_one_stays() -> TestResult {
+    let base = Base::new()?;
+    let services: Vec<_> = (0..8).map(|_| base.service()).collect();
+    thread::scope(|scope| {
+        for service in &services {
+            scope.spawn(|| service.initialize().expect("each of them starts"));
+        }
+    });
+    assert_eq!(services.iter().filter(|service| service.is_initialized()).count(), 1);
+    assert_eq!(base.store()?.runs(100)?.iter().filter(|run| run.outcome.is_none()).count(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_lock_file_that_is_a_link_or_a_pipe_is_refused_and_left_alone() -> TestResult {
+    let base = Base::new()?;
+    fs::create_dir_all(base.state_dir())?;
+    let target = base.path().join("target");
+    fs::write(&target, "precious")?;
+    symlink(&target, base.file("service.lock"))?;
+    assert_eq!(base.service().initialize().unwrap_err().code(), "IO");
+    assert!(DirectoryLock::acquire(&base.state_dir()).is_err() && DirectoryLock::holder(&base.state_dir()).is_err());
+    assert_eq!(fs::read_to_string(&target)?, "precious");
+    fs::remove_file(base.file("service.lock"))?;
+    make_pipe(&base.file("service.lock"))?;
+    within(Duration::from_secs(10), {
+        let service = base.service();
+        move || service.initialize().map(drop).unwrap_err().code()
+    });
+    Ok(())
+}
+
+fn make_pipe(path: &Path) -> TestResult {
+    assert!(Command::new("mkfifo").arg(path).status()?.success());
+    Ok(())
+}
+
+/// Does something that must not hang.
+fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = mpsc::channel();
+    thread::spawn(move || done.send(work()));
+    result.recv_timeout(time).expect("it does not hang")
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_is_an_error_and_nothing_hangs() -> TestResult {
+    let time = Duration::from_secs(15);
+    for file in ["current-state.json", "orchestrator-state.json"] {
+        let base = Base::new()?;
+        fs::create_dir_all(base.state_dir())?;
+        make_pipe(&base.file(file))?;
+        let service = base.service();
+        let error = within(time, move || service.initialize().unwrap_err());
+        assert_eq!(error.code(), "IO", "{error}");
+        assert!(error.to_string().contains(file), "{error}");
+        let store = base.store()?;
+        store.update_task(&task("T-1", TaskStatus::Pending))?;
+        if file == "current-state.json" {
+            let exported = store.clone();
+            assert_eq!(within(time, move || exported.refresh_export().unwrap_err()).code(), "IO");
+        }
+        within(time, move || store.check().map(drop))?;
+    }
+    let base = Base::new()?;
+    base.store()?.update_task(&task("T-1", TaskStatus::Pending))?;
+    for file in [
+        "backups/backup-1767225600000-x.json",
+        "backups/backup-1767225600001-y.db",
+        "backups/backup-1767225600002-z.db.sha256",
+    ] {
+        make_pipe(&base.file(file))?;
+    }
+    let store = base.store()?;
+    let backup = store.create_backup("x")?;
+    fs::remove_file(format!("{}.sha256", backup.path.display()))?;
+    make_pipe(Path::new(&format!("{}.sha256", backup.path.display())))?;
+    let (listed, verified, checked) = within(time, move || {
+        (
+            store.list_backups().map(|it| it.len()),
+            store.verify_backups(None).map(|it| it.len()),
+            store.check().map(drop),
+        )
+    });
+    assert_eq!((listed?, verified?), (1, 1), "pipes are no backups");
+    checked?;
+    let base = Base::new()?;
+    fs::create_dir_all(base.state_dir())?;
+    make_pipe(&base.file("state.db"))?;
+    let state_dir = base.state_dir();
+    assert!(within(time, move || StateStore::open(state_dir).map(drop)).is_err());
+    Ok(())
+}
+
+/// Unmounts when it is dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_mount_that_is_shared_with_other_machines_is_reported_and_can_be_refused() -> TestResult {
+    let base = Base::new()?;
+    let (source, target) = (base.path().join("source"), base.path().join("mounted on"));
+    fs::create_dir(&source)?;
+    fs::create_dir(&target)?;
+    let mounted =
+        Command::new("bindfs").arg("-f").arg(&source).arg(&target).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let Ok(mut child) = mounted else {
+        eprintln!("skipped: there is no bindfs, which makes a FUSE mount");
+        return Ok(());
+    };
+    let unmount = Mounted(target.clone());
+    let is_mounted =
+        || fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| mounts.contains("mounted\\040on"));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_mounted() && Instant::now() < deadline && child.try_wait()?.is_none() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    if !is_mounted() {
+        let _ = child.kill();
+        eprintln!("skipped: bindfs cannot mount here");
+        return Ok(());
+    }
+    let shared = Base::new_in(&target)?;
+    let with = |shared_mounts| ServiceOptions { shared_mounts, ..shared.options() };
+    let refused = StatePersistenceService::with_options(with(SharedMounts::Refuse)).initialize().unwrap_err();
+    assert!(
+        matches!(&refused, Error::SharedMount { file_system, mount_point, .. }
+        if file_system.starts_with("fuse") && mount_point.ends_with("mounted on")),
+        "{refused}"
+    );
+    assert_eq!(refused.code(), "SHARED_MOUNT");
+    let options = StoreOptions { shared_mounts: SharedMounts::Refuse, ..StoreOptions::default() };
+    assert_eq!(StateStore::open_with(shared.state_dir(), options).map(drop).unwrap_err().code(), "SHARED_MOUNT");
+    assert!(!shared.path().join(".agentmux").exists(), "nothing was made");
+
+    StatePersistenceService::with_options(with(SharedMounts::Allow)).initialize()?;
+    let warned = command(&shared, &["checkpoint"]).output()?;
+    let warning = String::from_utf8(warned.stderr)?;
+    assert!(warned.status.success() && warning.contains("SHARED_MOUNT") && warning.contains("fuse"), "{warning}");
+    let checked = command(&shared, &["--json", "check"]).output()?;
+    let report: serde_json::Value = serde_json::from_slice(&checked.stdout)?;
+    assert!(report["problems"].as_array().expect("an array").iter().any(|it| it["kind"] == "file_system"), "{report}");
+    let local = json(
+        &{
+            let base = Base::new()?;
+            base.store()?;
+            base
+        },
+        &["check"],
+    );
+    assert!(local["problems"].as_array().expect("an array").is_empty(), "{local}");
+    drop(shared);
+    drop(unmount);
+    child.wait()?;
+    Ok(())
+}
