@@ -13,12 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentmux_state::{
-    CheckpointReason, DirectoryLock, Error, ServiceOptions, SharedMounts, StatePersistenceService, StateStore,
-    StoreOptions, TaskStatus, write_private_file,
+    AgentActivity, AgentState, CheckpointReason, ConversationState, DirectoryLock, Error, ServiceOptions, SharedMounts,
+    StatePersistenceService, StateStore, StoreOptions, TaskStatus, write_private_file,
 };
 use common::program::{command, error, json, run};
 use common::role::{role, said, say, start};
-use common::{Base, FIXTURE, TestResult, import, task};
+use common::{Base, FIXTURE, TestResult, agent, conversation, import, task};
 use rusqlite::Connection;
 
 fn name(path: &Path) -> &str {
@@ -554,5 +554,66 @@ fn a_mount_that_is_shared_with_other_machines_is_reported_and_can_be_refused() -
     drop(shared);
     drop(unmount);
     child.wait()?;
+    Ok(())
+}
+
+/// Texts that SQLite's `unixepoch` takes for times, and that are none.
+const NO_TIMES: [&str; 9] = [
+    "now",
+    "2460000.5",
+    "0",
+    "2020-02-30",
+    "2020-02-30T10:00:00.000Z",
+    "2020-01-01T24:00:00.000Z",
+    "2020-01-01 10:00:00Z",
+    "2020-01-01T10:00:00",
+    "10:00",
+];
+
+#[test]
+fn what_is_no_time_counts_nowhere_as_one() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let number = NO_TIMES.len();
+    let at = "2020-01-01T10:00:00.000Z"; // the one that is
+    for (index, text) in NO_TIMES.into_iter().chain([at]).enumerate() {
+        let mut done = task(&format!("T-{index}"), TaskStatus::Completed);
+        (done.completed_at, done.created_at) = (Some(text.into()), text.into());
+        store.update_task(&done)?;
+        let mut active = task(&format!("A-{index}"), TaskStatus::InProgress);
+        (active.last_activity_at, active.created_at) = (Some(text.into()), text.into());
+        store.update_task(&active)?;
+        store.update_conversation(&ConversationState {
+            last_activity_at: text.into(),
+            ..conversation(&format!("C-{index}"), [])
+        })?;
+        let activity = AgentActivity { timestamp: text.into(), ..AgentActivity::default() };
+        store.update_agent(&AgentState { last_activity: Some(activity), ..agent(&format!("dev-{index}")) })?;
+    }
+    let count = |arguments: &[&str]| json(&base, arguments).as_array().expect("an array").len();
+    for kind in ["tasks", "conversations", "agents"] {
+        let expected = if kind == "tasks" { 2 } else { 1 };
+        assert_eq!(count(&["list", kind, "--since", "1970-01-01"]), expected, "{kind}");
+    }
+    let dry_run =
+        json(&base, &["prune", "--completed-before", "2021-01-01", "--idle-before", "2021-01-01", "--dry-run"]);
+    assert_eq!(dry_run["removed"], serde_json::json!({"tasks": 1, "conversations": 1, "messages": 0}));
+    let recent = store.recent_conversations(1)?;
+    assert_eq!(recent[0].id, format!("C-{number}"), "those without a readable time come last");
+    let resumed = json(&base, &["resume", "--now", "2020-01-01T10:30:00Z"]);
+    assert_eq!(resumed["conversationsToResume"].as_array().expect("an array").len(), 1);
+
+    let of = |sql: &str| -> rusqlite::Result<i64> { base.sql()?.query_row(sql, [], |row| row.get(0)) };
+    for view in ["task_overview", "agent_activity", "conversation_overview"] {
+        let expected = if view == "task_overview" { 2 } else { 1 };
+        assert_eq!(of(&format!("SELECT count(*) FROM {view} WHERE idle_seconds IS NOT NULL"))?, expected, "{view}");
+    }
+    assert_eq!(of("SELECT count(*) FROM resumable WHERE kind = 'conversation'")?, 0);
+    assert_eq!(of("SELECT count(*) FROM stuck_tasks WHERE why LIKE '%over an hour'")?, 1);
+    let sql = "SELECT count(*) FROM task_overview WHERE idle_seconds IS NOT NULL";
+    match Command::new("sqlite3").arg("-readonly").arg(base.file("state.db")).arg(sql).output() {
+        Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "2"),
+        Err(_) => eprintln!("skipped: there is no sqlite3 shell"),
+    }
     Ok(())
 }

@@ -68,7 +68,9 @@ fn every_view_answers_in_the_shell_and_none_scans_the_messages_without_need() ->
         "SELECT * FROM checkpoint_history ORDER BY checkpoint_id DESC LIMIT 5",
     ] {
         let plan = shell(&base, &["-readonly"], &format!("EXPLAIN QUERY PLAN {sql}")).expect("a plan");
-        let scans: Vec<_> = plan.lines().filter(|line| line.contains("SCAN")).collect();
+        // The times of one row, of which the first readable one counts, are no table.
+        let is_one_row = |line: &str| line.contains("CONSTANT ROW") || line.contains("SCAN (subquery");
+        let scans: Vec<_> = plan.lines().filter(|line| line.contains("SCAN") && !is_one_row(line)).collect();
         assert!(scans.iter().all(|scan| sql.contains("LIMIT") && !scan.contains("messages")), "{sql}: {plan}");
     }
     Ok(())

@@ -15,6 +15,7 @@ mod migrations;
 mod place;
 mod schema;
 mod table;
+pub(crate) mod time;
 mod turns;
 mod wal;
 

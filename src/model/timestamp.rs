@@ -1,4 +1,4 @@
-use chrono::{DateTime, FixedOffset, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 /// A point in time as the document holds it: its text, whatever that is.
@@ -23,22 +23,55 @@ impl Timestamp {
         &self.0
     }
 
-    /// The instant, or `None` where the text is no date and time that both this library and SQLite read.
+    /// The instant, or `None` where the text is no date and time that exists.
     ///
-    /// Understood are ISO 8601 dates and times with `Z` or an offset; a date alone is its midnight in UTC.
+    /// Readable are ISO 8601 dates with a time and `Z` or an offset, with or without seconds and fractions of them; a date
+    /// alone is its midnight in UTC. A time without an offset is not: it depends on the machine. Queries and views have the
+    /// same rule.
     pub fn parse(&self) -> Option<DateTime<Utc>> {
-        // Only what SQLite's date functions read alike, so that a query and the library agree on every text.
+        // SQLite's date functions read all of these alike, so that a query and the library agree on every text.
         let text = self.0.as_str();
-        if !text.is_ascii() || !text.as_bytes().first()?.is_ascii_digit() {
+        if !text.is_ascii() {
             return None;
         }
-        if text.len() == 10 {
-            return NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0).map(|at| at.and_utc());
+        let (date, time) = text.split_at_checked(10)?;
+        let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = *date.as_bytes() else { return None };
+        let number = |digits: &[u8]| {
+            digits.iter().try_fold(0_u32, |number, digit| {
+                digit.is_ascii_digit().then(|| number.saturating_mul(10).saturating_add(u32::from(digit - b'0')))
+            })
+        };
+        let year = i32::try_from(number(&[y1, y2, y3, y4])?).ok()?;
+        let date = NaiveDate::from_ymd_opt(year, number(&[m1, m2])?, number(&[d1, d2])?)?;
+        if time.is_empty() {
+            return Some(date.and_time(NaiveTime::MIN).and_utc());
         }
-        let leap_second = text.get(17..19) == Some("60");
-        let at = DateTime::<FixedOffset>::parse_from_rfc3339(text).ok()?;
-        let sqlite_reads_offset = at.offset().local_minus_utc().abs() < 15 * 3600;
-        (sqlite_reads_offset && !leap_second && text.as_bytes().get(10) == Some(&b'T')).then(|| at.to_utc())
+        let [b'T', h1, h2, b':', m1, m2, rest @ ..] = time.as_bytes() else { return None };
+        let (hour, minute) = (number(&[*h1, *h2])?, number(&[*m1, *m2])?);
+        let (second, nanos, zone) = match rest {
+            [b':', s1, s2, b'.', fraction @ ..] => {
+                let length = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                let (digits, zone) = fraction.split_at(length);
+                let first_nine = digits.iter().chain(std::iter::repeat(&b'0')).take(9).copied().collect::<Vec<_>>();
+                (number(&[*s1, *s2])?, number(&first_nine).filter(|_| length > 0)?, zone)
+            }
+            [b':', s1, s2, zone @ ..] => (number(&[*s1, *s2])?, 0, zone),
+            zone => (0, 0, zone),
+        };
+        let east = match zone {
+            [b'Z' | b'z'] => 0,
+            [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
+                let (hours, minutes) = (number(&[*h1, *h2])?, number(&[*m1, *m2])?);
+                if hours > 14 || minutes > 59 {
+                    return None;
+                }
+                let east = i64::from(hours * 3600 + minutes * 60);
+                if *sign == b'-' { -east } else { east }
+            }
+            _ => return None,
+        };
+        let at = date.and_time(NaiveTime::from_hms_nano_opt(hour, minute, second, nanos)?).and_utc();
+        at.checked_sub_signed(TimeDelta::seconds(east))
     }
 }
 

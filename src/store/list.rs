@@ -5,6 +5,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
 use super::{StateStore, agent, conversation, project, task};
+use crate::db::time::{has_activity, unix_time};
 use crate::error::{Error, Result};
 use crate::model::{AgentState, ConversationState, ProjectState, TaskState};
 
@@ -52,22 +53,29 @@ const CONVERSATIONS: Conditions = Conditions {
     status: None,
     project: None,
     agent: None,
-    // The words of the index.
-    since: Some("last_activity_at GLOB '[0-9][0-9][0-9][0-9]-*' AND unixepoch(last_activity_at) >= ?"),
+    since: Some(concat!(has_activity!(), " AND unixepoch(last_activity_at) >= ?")),
 };
 const TASKS: Conditions = Conditions {
     kind: "tasks",
     status: Some("status = ?"),
     project: Some("project_id = ?"),
     agent: Some("assigned_to = ?"),
-    since: Some("coalesce(unixepoch(last_activity_at), unixepoch(started_at), unixepoch(created_at)) >= ?"),
+    since: Some(concat!(
+        "coalesce(",
+        unix_time!("last_activity_at"),
+        ", ",
+        unix_time!("started_at"),
+        ", ",
+        unix_time!("created_at"),
+        ") >= ?"
+    )),
 };
 const AGENTS: Conditions = Conditions {
     kind: "agents",
     status: Some("status = ?"),
     project: Some("session_name IN (SELECT session_name FROM project_agents WHERE project_id = ?)"),
     agent: Some("session_name = ?"),
-    since: Some("unixepoch(last_activity_timestamp) >= ?"),
+    since: Some(concat!(unix_time!("last_activity_timestamp"), " >= ?")),
 };
 const PROJECTS: Conditions = Conditions {
     kind: "projects",
@@ -117,9 +125,7 @@ impl StateStore {
 
     /// The conversations in which something happened last, the newest first; those without a readable time come last.
     pub fn recent_conversations(&self, limit: u32) -> Result<Vec<ConversationState>> {
-        let newest =
-            "ORDER BY iif(last_activity_at GLOB '[0-9][0-9][0-9][0-9]-*', unixepoch(last_activity_at), NULL) DESC
-                      NULLS LAST, position LIMIT ?1";
+        let newest = concat!("ORDER BY ", unix_time!("last_activity_at"), " DESC NULLS LAST, position LIMIT ?1");
         let mut found = Vec::new();
         self.read(|conn| {
             conversation::read(conn, newest, [limit], |conversation| {

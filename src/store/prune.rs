@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{StateStore, conversation, counts, task};
 use crate::db::Table;
+use crate::db::time::{has_activity, unix_time};
 use crate::error::{Error, Result};
 use crate::lock::DirectoryLock;
 use crate::search;
@@ -84,25 +85,18 @@ const BATCH: u32 = 200;
 /// The label of the backup that comes before less than half is left.
 const SAFETY_LABEL: &str = "before-prune";
 
-// Only what begins as a date: unixepoch() also knows 'now' and numbers.
-macro_rules! time {
-    ($column:literal) => {
-        concat!("iif(", $column, " GLOB '[0-9][0-9][0-9][0-9]-*', unixepoch(", $column, "), NULL)")
-    };
-}
-
 /// Completed tasks that may go.
 static DONE_TASKS: Kind = Kind {
     table: &task::TABLE,
     condition: concat!(
         "status = 'completed' AND coalesce(",
-        time!("completed_at"),
+        unix_time!("completed_at"),
         ", (SELECT max(column1) FROM (VALUES (",
-        time!("last_activity_at"),
+        unix_time!("last_activity_at"),
         "), (",
-        time!("started_at"),
+        unix_time!("started_at"),
         "), (",
-        time!("created_at"),
+        unix_time!("created_at"),
         ")))) < ?1
          AND NOT EXISTS (SELECT 1 FROM task_dependencies AS said JOIN tasks AS other ON other.id = said.other_task_id
                          WHERE said.task_id = tasks.id AND other.status <> 'completed')
@@ -117,11 +111,11 @@ static DONE_TASKS: Kind = Kind {
 /// Conversations that may go.
 static IDLE_CONVERSATIONS: Kind = Kind {
     table: &conversation::TABLE,
-    // The words of the index.
     condition: concat!(
-        "last_activity_at GLOB '[0-9][0-9][0-9][0-9]-*' AND unixepoch(last_activity_at) < ?1
+        has_activity!(),
+        " AND unixepoch(last_activity_at) < ?1
          AND coalesce((SELECT ",
-        time!("timestamp"),
+        unix_time!("timestamp"),
         " FROM messages WHERE conversation_id = conversations.id ORDER BY messages.position DESC LIMIT 1) < ?1, true)"
     ),
     messages: "(SELECT count(*) FROM messages WHERE conversation_id = conversations.id)",

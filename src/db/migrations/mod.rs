@@ -26,7 +26,7 @@ mod embedded {
 }
 
 /// The version of the state document that each schema version holds: the one place that says so.
-const STATE_VERSIONS: &[(u32, &str)] = &[(1, "1.0.0"), (2, "1.0.0"), (3, "1.0.0"), (4, "1.0.0")];
+const STATE_VERSIONS: &[(u32, &str)] = &[(1, "1.0.0"), (2, "1.0.0"), (3, "1.0.0"), (4, "1.0.0"), (5, "1.0.0")];
 
 /// Marks a file as a state database: `AMXS`.
 const APPLICATION_ID: i32 = 0x414d_5853;

@@ -26,6 +26,7 @@ const CHECKSUMS: &[(&str, u64)] = &[
     ("V2__mode", 646548701978728343),
     ("V3__views", 13977195707923221652),
     ("V4__search", 1840151514790050803),
+    ("V5__times", 6016909983872236362),
 ];
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
