@@ -13,12 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentmux_state::{
-    AgentActivity, AgentState, CheckpointReason, ConversationState, DirectoryLock, Error, ServiceOptions, SharedMounts,
-    StatePersistenceService, StateStore, StoreOptions, TaskStatus, write_private_file,
+    AgentActivity, AgentState, CheckpointReason, ConversationState, DirectoryLock, Error, ImportMode, ImportOptions,
+    ProjectState, ServiceOptions, SharedMounts, StatePersistenceService, StateStore, StoreOptions, TaskState,
+    TaskStatus, write_private_file,
 };
 use common::program::{command, error, json, run};
 use common::role::{role, said, say, start};
-use common::{Base, FIXTURE, TestResult, agent, conversation, import, task};
+use common::{Base, FIXTURE, TestResult, agent, conversation, export, import, task};
 use rusqlite::Connection;
 
 fn name(path: &Path) -> &str {
@@ -615,5 +616,46 @@ fn what_is_no_time_counts_nowhere_as_one() -> TestResult {
         Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "2"),
         Err(_) => eprintln!("skipped: there is no sqlite3 shell"),
     }
+    Ok(())
+}
+
+#[test]
+fn a_merge_that_overwrites_something_makes_a_backup_first() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    let merge = |document: &str| -> Result<Option<String>, Box<dyn std::error::Error>> {
+        let options = ImportOptions { mode: ImportMode::Merge, ..ImportOptions::default() };
+        Ok(base.store()?.import_json(document.as_bytes(), options)?.backup)
+    };
+    assert_eq!(merge(FIXTURE)?, None, "the same again overwrites nothing");
+    assert_eq!(merge(r#"{"version": "1.0.0", "tasks": [{"id": "new", "title": "t", "description": ""}]}"#)?, None);
+    let before = export(&base.store()?)?;
+    let state = base.store()?.state()?;
+    let (talk, work, worker) = (&state.conversations[0], &state.tasks[0], &state.agents[0]);
+    assert!(!talk.recent_messages.is_empty());
+    let shorter = ConversationState { recent_messages: Vec::new(), ..talk.clone() };
+    let other = "other".to_owned();
+    let project = &state.projects[0];
+    let mut improvement = state.self_improvement.clone().expect("the fixture has one");
+    improvement.validation_checks.clear();
+    for part in [
+        serde_json::json!({"conversations": [shorter]}),
+        serde_json::json!({"tasks": [TaskState { title: other.clone(), ..work.clone() }]}),
+        serde_json::json!({"agents": [AgentState { role: other.clone(), ..worker.clone() }]}),
+        serde_json::json!({"projects": [ProjectState { name: other.clone(), ..project.clone() }]}),
+        serde_json::json!({"selfImprovement": improvement}),
+    ] {
+        let document = part.to_string().replacen('{', r#"{"version": "1.0.0", "#, 1);
+        let backup = merge(&document)?.unwrap_or_else(|| panic!("no backup before {document}"));
+        assert_ne!(export(&base.store()?)?, before, "{document}");
+        base.store()?.restore_backup(&backup)?;
+        assert_eq!(base.store()?.conversation(&talk.id)?.as_ref(), Some(talk), "{document}");
+        assert_eq!(base.store()?.state()?.tasks.len(), state.tasks.len(), "{document}");
+        assert_eq!(base.store()?.task(&work.id)?.as_ref(), Some(work), "{document}");
+    }
+    // What stands beside the lists.
+    assert_eq!(merge(r#"{"version": "1.0.0", "note": "first"}"#)?, None);
+    assert_eq!(merge(r#"{"version": "1.0.0", "note": "first"}"#)?, None);
+    assert!(merge(r#"{"version": "1.0.0", "note": "second"}"#)?.is_some());
     Ok(())
 }

@@ -120,7 +120,7 @@ impl StateStore {
     ///
     /// What can be read is imported; what cannot is kept, word for word, in the table `set_aside` and named in the
     /// report. With [`ImportOptions::strict`], anything that is not as the format says makes the import fail. A state that
-    /// is replaced lies in a backup first. What is set aside already, word for word and from the same place, is not kept twice;
+    /// is replaced lies in a backup first, and so does one of which a merge overwrites anything. What is set aside already, word for word and from the same place, is not kept twice;
     /// see also [`Limits::set_aside_bytes`](crate::Limits::set_aside_bytes).
     ///
     /// ```
@@ -146,10 +146,10 @@ impl StateStore {
             let is_empty = store::counts(conn)?.entities() == 0;
             let set_aside_before = set_aside::newest(conn)?;
             let reader = Counted { inner: reader, done: 0, reported: 0, store: self, total: options.total_bytes };
-            let mut report = import(conn, now, reader, &options)?;
+            let (mut report, overwrites) = import_noting(conn, now, reader, &options)?;
             let limit = self.options().limits.set_aside_bytes;
             let excess = limits::excess_set_aside(conn, set_aside_before, limit)?;
-            if options.mode == ImportMode::Replace && !is_empty || excess.is_some() {
+            if options.mode == ImportMode::Replace && !is_empty || overwrites || excess.is_some() {
                 // Nothing is committed yet: another connection still sees the state as it was.
                 let progress = &self.options().progress;
                 report.backup = Some(backup::create_in(&folder, self.state_dir(), "before-import", now, progress)?.id);
@@ -235,16 +235,33 @@ pub(crate) fn import(
     reader: impl BufRead,
     options: &ImportOptions,
 ) -> Result<ImportReport> {
+    import_noting(conn, now, reader, options).map(|(report, _)| report)
+}
+
+/// As [`import`]; also returns whether a merge has overwritten something that was there.
+fn import_noting(
+    conn: &Connection,
+    now: DateTime<Utc>,
+    reader: impl BufRead,
+    options: &ImportOptions,
+) -> Result<(ImportReport, bool)> {
     let before = store::counts(conn)?;
     if options.mode == ImportMode::IntoEmpty && before.entities() > 0 {
         let path = conn.path().map(Into::into).unwrap_or_default();
         return Err(Error::NotEmpty { path });
     }
     let set_aside_before = set_aside::newest(conn)?;
-    let mut sink = Writer { conn, now: now.into(), source_name: &options.source_name, counter: Counter::default() };
+    let is_merge = options.mode == ImportMode::Merge && before.entities() > 0;
+    let mut sink = Writer {
+        conn,
+        now: now.into(),
+        source_name: &options.source_name,
+        counter: Counter::default(),
+        overwrites: if is_merge { Some(false) } else { None },
+    };
     let (name, limit, new_id) = (&options.source_name, options.max_record_bytes, head::new(now).id);
     let read = || reader::read(reader, name, limit, &new_id, &mut sink);
-    let document = if options.mode == ImportMode::Merge && before.entities() > 0 {
+    let document = if is_merge {
         read()?
     } else {
         // Nothing stays of what is there, so that everything is new. To have the triggers find that out for each row takes
@@ -254,9 +271,9 @@ pub(crate) fn import(
         checkpoint::note_all_added(conn)?;
         document
     };
-    let counts = sink.counter.0;
+    let (counts, overwrites) = (sink.counter.0, sink.overwrites == Some(true));
     limits::forget_repeated_set_aside(conn, set_aside_before)?;
-    write_head(conn, &document, options.mode)?;
+    let overwrites = write_head(conn, &document, options.mode)? || overwrites;
 
     if options.mode == ImportMode::Replace && !options.allow_shrink {
         let after = store::counts(conn)?;
@@ -266,21 +283,25 @@ pub(crate) fn import(
             }
         }
     }
-    report(document, counts, options)
+    Ok((report(document, counts, options)?, overwrites))
 }
 
-fn write_head(conn: &Connection, document: &Document, mode: ImportMode) -> Result<()> {
+/// Writes what stands beside the lists; whether a merge has overwritten some of it.
+fn write_head(conn: &Connection, document: &Document, mode: ImportMode) -> Result<bool> {
     let mut new = document.head.clone();
+    let mut overwrites = false;
     if let Some(present) = head::read(conn)? {
         if mode == ImportMode::Merge {
             let added = new.extra;
             new = present;
+            overwrites = added.iter().any(|(key, value)| new.extra.get(key).is_some_and(|present| present != value));
             new.extra.extend(added);
         } else {
             new.metadata.restart_count = new.metadata.restart_count.max(present.metadata.restart_count);
         }
     }
-    head::write(conn, &new)
+    head::write(conn, &new)?;
+    Ok(overwrites)
 }
 
 fn report(document: Document, imported: ImportCounts, options: &ImportOptions) -> Result<ImportReport> {
@@ -307,10 +328,45 @@ struct Writer<'c> {
     now: Timestamp,
     source_name: &'c str,
     counter: Counter,
+    /// Whether a record has taken the place of another one; `None` where that is not of interest.
+    overwrites: Option<bool>,
+}
+
+impl Writer<'_> {
+    /// Whether another record with the same key is there.
+    fn is_other(&self, record: &Record) -> Result<bool> {
+        let conn = self.conn;
+        let mut is_other = false;
+        match record {
+            Record::Conversation(new) => conversation::read(conn, "WHERE id = ?1", [&new.id], |present| {
+                is_other = present != *new;
+                Ok(())
+            })?,
+            Record::Task(new) => task::read(conn, "WHERE id = ?1", [&new.id], |present| {
+                is_other = present != **new;
+                Ok(())
+            })?,
+            Record::Agent(new) => agent::read(conn, "WHERE session_name = ?1", [&new.session_name], |present| {
+                is_other = present != *new;
+                Ok(())
+            })?,
+            Record::Project(new) => project::read(conn, "WHERE id = ?1", [&new.id], |present| {
+                is_other = present != *new;
+                Ok(())
+            })?,
+            Record::SelfImprovement(new) => {
+                is_other = self_improvement::read(conn)?.is_some_and(|present| present != *new);
+            }
+        }
+        Ok(is_other)
+    }
 }
 
 impl Sink for Writer<'_> {
     fn record(&mut self, record: Record) -> Result<()> {
+        if self.overwrites == Some(false) {
+            self.overwrites = Some(self.is_other(&record)?);
+        }
         match &record {
             // Reading never trims.
             Record::Conversation(it) => conversation::write(self.conn, it, usize::MAX),
