@@ -224,6 +224,54 @@ fn only_what_cannot_be_typed_is_set_aside() -> TestResult {
 }
 
 #[test]
+fn a_number_in_place_of_a_time_counts_as_javascript_takes_it() -> TestResult {
+    let at = 1_761_955_201_000_i64;
+    let (set_aside, warnings) = findings(&json!({
+        "conversations": [{
+            "id": "C-9", "source": "chat", "lastActivityAt": at,
+            "recentMessages": [{"role": "user", "content": "", "timestamp": at as f64}],
+        }],
+        "tasks": [a_task(json!({"createdAt": at, "startedAt": -1, "completedAt": 0.9}))],
+    }))?;
+    assert_eq!(set_aside, []);
+    let paths =
+        ["conversations[0].recentMessages[0].timestamp", "conversations[0].lastActivityAt"].map(|it| format!("$.{it}"));
+    let task_paths = ["createdAt", "startedAt", "completedAt"].map(|it| format!("$.tasks[0].{it}"));
+    assert_eq!(warnings, [&paths[..], &task_paths[..]].concat());
+
+    let base = Base::new()?;
+    let store = base.store()?;
+    let task = a_task(json!({"createdAt": at, "startedAt": -1, "completedAt": 0.9}));
+    import(&store, &json!({"version": "1.0.0", "tasks": [task]}).to_string())?;
+    let task = store.task("T-1")?.expect("the task");
+    let times = [Some(task.created_at), task.started_at, task.completed_at].map(|it| it.expect("a time").to_string());
+    assert_eq!(times, ["2025-11-01T00:00:01.000Z", "1969-12-31T23:59:59.999Z", "1970-01-01T00:00:00.000Z"]);
+
+    // What is no time of JavaScript's, or another type, is not guessed at.
+    for value in [json!(1e300), json!(true), json!([at])] {
+        let (set_aside, _) = findings(&json!({"tasks": [a_task(json!({"createdAt": value}))]}))?;
+        assert_eq!(set_aside[0].0, "$.tasks[0]", "{value}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_entity_by_itself_may_have_numbers_and_booleans_for_strings() -> TestResult {
+    let task = TaskState::from_json(
+        r#"{"id": 5, "title": 1.5, "description": true, "status": "pending", "priority": "low", "createdAt": null,
+            "progress": {"percentComplete": " 50 ", "completedSteps": ["a", null, 3]}, "completedAt": 0, "blocks": [1]}"#,
+    )?;
+    assert_eq!((task.id.as_str(), task.title.as_str(), task.description.as_str()), ("5", "1.5", "true"));
+    assert_eq!((task.created_at.as_str(), task.progress.percent_complete), ("", 50.0));
+    assert_eq!((task.progress.completed_steps, task.blocks), (vec!["a".into(), "3".into()], Some(vec!["1".into()])));
+    assert_eq!(task.completed_at, Some("1970-01-01T00:00:00.000Z".into()));
+    for refused in [r#"{"id": []}"#, r#"{"id": null}"#, r#"{}"#] {
+        assert!(matches!(TaskState::from_json(refused), Err(Error::InvalidValue { .. })), "{refused}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_set_aside_is_kept_word_for_word() -> TestResult {
     let base = Base::new()?;
     let store = base.store()?;

@@ -19,7 +19,7 @@ pub(super) fn conversation(value: Value, context: &mut Context) -> Readable<Conv
         user_id: object.optional("userId"),
         slack_context: object.optional_with("slackContext", slack_context),
         current_topic: object.optional("currentTopic"),
-        last_activity_at: object.required("lastActivityAt")?,
+        last_activity_at: object.required_time("lastActivityAt")?,
         extra: object.rest(),
     })
 }
@@ -29,7 +29,7 @@ pub(super) fn message(value: Value, context: &mut Context) -> Readable<Persisted
     Ok(PersistedMessage {
         role: object.required("role")?,
         content: object.required("content")?,
-        timestamp: object.required("timestamp")?,
+        timestamp: object.required_time("timestamp")?,
         agent_name: object.optional("agentName"),
         extra: object.rest(),
     })
@@ -58,10 +58,10 @@ pub(super) fn task(value: Value, context: &mut Context) -> Readable<TaskState> {
         progress: object.or_warn("progress", progress, TaskProgress::default, "missing or null, read as zero"),
         blocked_by: object.optional_texts("blockedBy"),
         blocks: object.optional_texts("blocks"),
-        created_at: object.required("createdAt")?,
-        started_at: object.optional("startedAt"),
-        last_activity_at: object.optional("lastActivityAt"),
-        completed_at: object.optional("completedAt"),
+        created_at: object.required_time("createdAt")?,
+        started_at: object.optional_time("startedAt"),
+        last_activity_at: object.optional_time("lastActivityAt"),
+        completed_at: object.optional_time("completedAt"),
         checkpoint: object.optional_with("checkpoint", checkpoint),
         extra: object.rest(),
     })
@@ -110,7 +110,7 @@ fn last_activity(value: Value, context: &mut Context) -> Readable<AgentActivity>
     let mut object = Object::new(value, context)?;
     Ok(AgentActivity {
         activity_type: object.required("type")?,
-        timestamp: object.required("timestamp")?,
+        timestamp: object.required_time("timestamp")?,
         description: object.optional("description"),
         extra: object.rest(),
     })
@@ -145,7 +145,7 @@ fn build_state(value: Value, context: &mut Context) -> Readable<BuildState> {
     let mut object = Object::new(value, context)?;
     Ok(BuildState {
         last_build_status: object.required("lastBuildStatus")?,
-        last_build_at: object.optional("lastBuildAt"),
+        last_build_at: object.optional_time("lastBuildAt"),
         tests_pass: object.boolean("testsPass"),
         extra: object.rest(),
     })
@@ -189,7 +189,7 @@ fn self_improvement_backup(value: Value, context: &mut Context) -> Readable<Self
     let mut object = Object::new(value, context)?;
     Ok(SelfImprovementBackup {
         id: object.required("id")?,
-        created_at: object.required("createdAt")?,
+        created_at: object.required_time("createdAt")?,
         files: object.list("files", backed_up_file),
         git_commit: object.optional("gitCommit"),
         extra: object.rest(),

@@ -14,7 +14,8 @@ macro_rules! from_json {
         impl $entity {
             #[doc = concat!("The ", $what, " in a JSON text of the document's layout, read as an import does: missing and null")]
             /// lists are empty, null counts as absent, unknown keys and values are kept, and half of a surrogate pair becomes
-            /// U+FFFD. What an import would set aside is an error.
+            /// U+FFFD. Unlike an import, it reads a number or a boolean as the string that is expected, a numeric string as a
+            /// number, and a missing time as the empty string, and leaves null out of lists. What else an import would quarantine is an error.
             ///
             /// # Errors
             /// [`Error::InvalidValue`], which names the member.
@@ -44,9 +45,10 @@ fn read<T>(what: &str, key: &str, text: &str, decode: impl FnOnce(Value, &mut Co
     };
     let record = match value.get(key) {
         Some(Value::String(id)) => format!("{what} {id}"),
+        Some(Value::Number(id)) => format!("{what} {id}"),
         _ => what.to_owned(),
     };
-    let mut context = Context::default();
+    let mut context = Context::converting();
     let entity = decode(value, &mut context).map_err(|unreadable| invalid(&record, unreadable.reason))?;
     match context.notices.into_iter().find(|notice| notice.set_aside) {
         Some(Notice { steps, message, .. }) => Err(invalid(&record, format!("{}: {message}", Path(steps)))),

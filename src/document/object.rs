@@ -3,10 +3,12 @@
 //! The rule: what may be missing is set aside alone and counts as missing; only a required text, or a value that is no
 //! object at all, makes the whole record unreadable.
 
+use chrono::DateTime;
 use serde_json::{Map, Value};
 
 use super::path::Step;
 use crate::json;
+use crate::model::Timestamp;
 
 /// Why a value cannot be read.
 #[derive(Debug)]
@@ -32,11 +34,19 @@ pub(super) const MOST_NOTICES: usize = 1000;
 /// What was noticed so far, one more than the most, and where reading stands.
 #[derive(Debug, Default)]
 pub(super) struct Context {
+    /// Whether numbers, booleans and strings stand in for each other, an empty string for a missing time, and null in a list
+    /// for nothing.
+    converts: bool,
     steps: Vec<Step>,
     pub(super) notices: Vec<Notice>,
 }
 
 impl Context {
+    /// For an entity that a caller hands over, which nobody could repair as a document.
+    pub(super) fn converting() -> Self {
+        Self { converts: true, ..Self::default() }
+    }
+
     /// Reads something inside the present value. Where it cannot be read at all, what was noticed inside it is moot.
     fn inside<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> Readable<T>) -> Readable<T> {
         let noticed = self.notices.len();
@@ -90,8 +100,38 @@ impl<'c> Object<'c> {
     pub(super) fn required<T: From<String>>(&mut self, key: &str) -> Readable<T> {
         match self.take(key) {
             Some(Value::String(text)) => Ok(T::from(text)),
+            Some(Value::Number(number)) if self.context.converts => Ok(T::from(number.to_string())),
+            Some(Value::Bool(value)) if self.context.converts => Ok(T::from(value.to_string())),
             Some(other) => Err(Unreadable { reason: format!("{key}: {}", expected("a string", &other).reason) }),
             None => Err(Unreadable { reason: format!("{key}: a required string is missing or null") }),
+        }
+    }
+
+    /// A time without which the record means nothing. A number counts as JavaScript's `Date` takes it, with a warning.
+    pub(super) fn required_time(&mut self, key: &str) -> Readable<Timestamp> {
+        self.convert_time(key);
+        if self.context.converts && self.members.get(key).is_none_or(Value::is_null) {
+            self.members.shift_remove(key);
+            return Ok(Timestamp::default());
+        }
+        self.required(key)
+    }
+
+    /// A time that may be missing. A number counts as JavaScript's `Date` takes it, with a warning.
+    pub(super) fn optional_time(&mut self, key: &str) -> Option<Timestamp> {
+        self.convert_time(key);
+        self.optional(key)
+    }
+
+    fn convert_time(&mut self, key: &str) {
+        let Some(value) = self.members.get_mut(key) else { return };
+        // The last millisecond of the year 9999: later ones are written in another form.
+        let millis = value.as_f64().filter(|millis| (-62_135_596_800_000.0..253_402_300_800_000.0).contains(millis));
+        if let Some(at) = millis.and_then(|millis| DateTime::from_timestamp_millis(millis as i64)) {
+            let text = Timestamp::from(at).as_str().to_owned();
+            let warning = format!("expected a string, found a number, read as {text}");
+            *value = Value::String(text);
+            self.context.notice(Step::Key(key.to_owned()), warning, false);
         }
     }
 
@@ -107,7 +147,11 @@ impl<'c> Object<'c> {
 
     /// A number that should be there; 0 stands in for it, with a warning.
     pub(super) fn number(&mut self, key: &str) -> f64 {
-        let read = |value: Value, _: &mut Context| value.as_f64().ok_or_else(|| expected("a number", &value));
+        let read = |value: Value, context: &mut Context| {
+            let of_text = || value.as_str()?.trim().parse().ok().filter(|number: &f64| number.is_finite());
+            let converted = || if context.converts { of_text() } else { None };
+            value.as_f64().or_else(converted).ok_or_else(|| expected("a number", &value))
+        };
         self.or_warn(key, read, || 0.0, "missing or null, read as 0")
     }
 
@@ -214,6 +258,9 @@ fn read_list<T>(
     let Value::Array(elements) = value else { return Err(expected("a list", &value)) };
     let mut found = Vec::with_capacity(elements.len());
     for (index, element) in elements.into_iter().enumerate() {
+        if context.converts && element.is_null() {
+            continue;
+        }
         let step = Step::Index(index);
         match context.inside(step.clone(), |context| read(element, context)) {
             Ok(element) => found.push(element),
@@ -223,9 +270,11 @@ fn read_list<T>(
     Ok(found)
 }
 
-fn text<T: From<String>>(value: Value, _: &mut Context) -> Readable<T> {
+fn text<T: From<String>>(value: Value, context: &mut Context) -> Readable<T> {
     match value {
         Value::String(text) => Ok(text.into()),
+        Value::Number(number) if context.converts => Ok(number.to_string().into()),
+        Value::Bool(value) if context.converts => Ok(value.to_string().into()),
         other => Err(expected("a string", &other)),
     }
 }
@@ -236,8 +285,14 @@ fn integer(value: Value, _: &mut Context) -> Readable<i64> {
     value.as_i64().or_else(|| value.as_f64().and_then(exact)).ok_or_else(|| expected("an integer", &value))
 }
 
-fn boolean(value: Value, _: &mut Context) -> Readable<bool> {
-    value.as_bool().ok_or_else(|| expected("true or false", &value))
+fn boolean(value: Value, context: &mut Context) -> Readable<bool> {
+    // As JavaScript would branch on it.
+    let converted = || match &value {
+        Value::Number(number) if context.converts => number.as_f64().map(|number| number != 0.0),
+        Value::String(text) if context.converts => Some(!text.is_empty() && text != "false"),
+        _ => None,
+    };
+    value.as_bool().or_else(converted).ok_or_else(|| expected("true or false", &value))
 }
 
 pub(super) fn expected(what: &str, found: &Value) -> Unreadable {
