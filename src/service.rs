@@ -637,8 +637,8 @@ impl Start {
         }
         store.transaction(|conn| {
             let now = options.clock.now();
-            let is_new = head::read(conn)?.is_none() && store::counts(conn)?.entities() == 0;
-            let previous = if is_new { None } else { Some(store::read_state(conn, now)?) };
+            let saved_nothing = !head::was_saved(conn)? && store::counts(conn)?.entities() == 0;
+            let previous = if saved_nothing { None } else { Some(store::read_state(conn, now)?) };
             if options.start_empty {
                 store::clear(conn)?;
             }

@@ -54,6 +54,28 @@ fn initialize_makes_the_directories_and_returns_none_at_first() -> TestResult {
 }
 
 #[test]
+fn a_run_that_saved_nothing_is_no_previous_state() -> TestResult {
+    let base = Base::new()?;
+    for run in 0..3 {
+        assert!(base.service().initialize()?.is_none(), "run {run}");
+    }
+    let works: [fn(&StatePersistenceService) -> TestResult; 3] = [
+        |service| Ok(service.set_mode(&OrchestratorMode::Normal)?),
+        |service| Ok(service.save_state(CheckpointReason::UserRequest).map(drop)?),
+        |service| Ok(service.prepare_for_shutdown()?),
+    ];
+    for work in works {
+        let base = Base::new()?;
+        let service = base.service();
+        service.initialize()?;
+        work(&service)?;
+        drop(service);
+        assert!(base.service().initialize()?.is_some());
+    }
+    Ok(())
+}
+
+#[test]
 fn before_initialize_everything_is_refused() -> TestResult {
     let base = Base::new()?;
     let service = base.service();

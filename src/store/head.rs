@@ -89,6 +89,15 @@ pub(crate) fn read_or_new(conn: &Connection, now: DateTime<Utc>) -> Result<Orche
     Ok(read(conn)?.unwrap_or_else(|| new(now)))
 }
 
+/// Whether the head holds more than the start of a run gives it: a checkpoint, a mode, or a document that was imported.
+pub(crate) fn was_saved(conn: &Connection) -> Result<bool> {
+    let Some(state) = read(conn)? else { return Ok(false) };
+    // The head of a new state is named after the moment of its making.
+    let is_new = state.checkpointed_at.parse().is_some_and(|at| state.id == format!("state-{}", at.timestamp_millis()));
+    let is_untouched = is_new && state.mode.is_none() && state.extra.is_empty() && state.metadata.extra.is_empty();
+    Ok(!is_untouched || conn.prepare_cached("SELECT 1 FROM checkpoints")?.exists([])?)
+}
+
 /// Writes the head of a state; its entities are not looked at.
 pub(crate) fn write(conn: &Connection, state: &OrchestratorState) -> Result<()> {
     let OrchestratorState {
