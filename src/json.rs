@@ -12,8 +12,8 @@ use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 use serde_json::{Map, Value};
 
-/// The text in one line.
-pub(crate) fn to_string(value: &impl Serialize) -> serde_json::Result<String> {
+/// As [`to_json`], in one line, as `JSON.stringify` writes it where nothing is said of indentation.
+pub fn to_string(value: &impl Serialize) -> serde_json::Result<String> {
     let mut text = Vec::with_capacity(128);
     value.serialize(&mut Serializer::with_formatter(&mut text, JavaScript(CompactFormatter)))?;
     String::from_utf8(text).map_err(serde::ser::Error::custom)

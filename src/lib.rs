@@ -61,7 +61,7 @@ pub use document::{
     ExportedFile, ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning,
 };
 pub use error::{DocumentProblem, Error, ForeignFile, HistoryProblem, Result};
-pub use json::to_json;
+pub use json::{to_json, to_string as to_compact_json};
 pub use lock::{DirectoryLock, LockHolder};
 pub use model::*;
 pub use mount::SharedMounts;

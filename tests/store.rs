@@ -202,6 +202,26 @@ fn removing_leaves_nothing_behind_and_cascades_to_nobody() -> TestResult {
 }
 
 #[test]
+fn a_batch_reads_what_it_has_changed() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    store.update_task(&task("T-1", TaskStatus::Pending))?;
+    let found = store.batch(|batch| {
+        assert!(
+            batch.task("T-2")?.is_none() && batch.conversation("C-1")?.is_none() && batch.self_improvement()?.is_none()
+        );
+        assert!(batch.agent("dev-1")?.is_none() && batch.project("P-1")?.is_none());
+        let mut task = batch.task("T-1")?.expect("the task");
+        task.status = TaskStatus::Completed;
+        batch.update_task(&task)?;
+        batch.task("T-1")
+    })?;
+    assert_eq!(found, store.task("T-1")?);
+    assert_eq!(found.map(|task| task.status), Some(TaskStatus::Completed));
+    Ok(())
+}
+
+#[test]
 fn a_batch_is_all_or_nothing() -> TestResult {
     let base = Base::new()?;
     let store = base.store()?;

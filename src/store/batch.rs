@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 
-use super::{Inner, agent, conversation, head, project, self_improvement, task};
+use super::{Inner, agent, conversation, first, head, project, self_improvement, task};
 use crate::db::{Part, Table};
 use crate::error::Result;
 use crate::model::{
@@ -79,6 +79,31 @@ impl<'t> Batch<'t> {
     /// As [`StateStore::set_mode`](crate::StateStore::set_mode).
     pub fn set_mode(&self, mode: &OrchestratorMode) -> Result<()> {
         self.run(|conn| head::set_mode(conn, mode))
+    }
+
+    /// The conversation with that id, with what this batch has changed so far.
+    pub fn conversation(&self, id: &str) -> Result<Option<ConversationState>> {
+        self.run(|conn| first(|each| conversation::read(conn, "WHERE id = ?1", [id], each)))
+    }
+
+    /// The task with that id, with what this batch has changed so far.
+    pub fn task(&self, id: &str) -> Result<Option<TaskState>> {
+        self.run(|conn| first(|each| task::read(conn, "WHERE id = ?1", [id], each)))
+    }
+
+    /// The agent with that session name, with what this batch has changed so far.
+    pub fn agent(&self, session_name: &str) -> Result<Option<AgentState>> {
+        self.run(|conn| first(|each| agent::read(conn, "WHERE session_name = ?1", [session_name], each)))
+    }
+
+    /// The project with that id, with what this batch has changed so far.
+    pub fn project(&self, id: &str) -> Result<Option<ProjectState>> {
+        self.run(|conn| first(|each| project::read(conn, "WHERE id = ?1", [id], each)))
+    }
+
+    /// The state of the orchestrator's work on its own code, with what this batch has changed so far.
+    pub fn self_improvement(&self) -> Result<Option<SelfImprovementState>> {
+        self.run(self_improvement::read)
     }
 
     fn remove(&self, table: &Table, key: &str) -> Result<bool> {
