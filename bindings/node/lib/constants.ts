@@ -40,7 +40,12 @@ export const CHECKPOINT_REASONS: CheckpointReason[] = [
 const TASK_STATUSES: readonly TaskStatus[] = ['pending', 'in_progress', 'blocked', 'paused', 'completed'];
 const TASK_PRIORITIES: readonly TaskPriority[] = ['low', 'medium', 'high', 'critical'];
 const CONVERSATION_SOURCES: readonly ConversationSource[] = ['chat', 'slack', 'api'];
-const ORCHESTRATOR_MODES: readonly OrchestratorMode[] = ['normal', 'onboarding', 'onboarding-provisioning'];
+
+/** Every {@link OrchestratorMode}. */
+export const ORCHESTRATOR_MODES: readonly OrchestratorMode[] = ['normal', 'onboarding', 'onboarding-provisioning'];
+
+/** The mode where none was set, and where the one that is stored is not known to this release. */
+export const DEFAULT_ORCHESTRATOR_MODE: OrchestratorMode = 'normal';
 
 /** Whether a value is a {@link CheckpointReason} that this release knows. */
 export function isValidCheckpointReason(value: unknown): value is CheckpointReason {

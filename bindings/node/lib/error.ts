@@ -40,7 +40,8 @@ export const STATE_ERROR_CODES = [
  * The kind of a {@link StatePersistenceError}. The usual ones:
  *
  * - `IN_USE`: another live process holds the state directory; its `pid` is in the error.
- * - `TAKEN_OVER`: a second service of this process has taken the directory over. `SHUT_DOWN`: after `prepareForShutdown`.
+ * - `TAKEN_OVER`: a second service of this process has taken the directory over. `SHUT_DOWN`: after
+ *   `prepareForShutdown`, of what cannot simply be ignored.
  * - `NOT_INITIALIZED`: before `initialize`, of what cannot simply do nothing.
  * - `INVALID_VALUE`: an entity lacks a required text, holds a value of a wrong type, or cannot be written as JSON.
  * - `NOT_FOUND`: no such conversation or backup.
@@ -71,9 +72,11 @@ Object.defineProperty(StatePersistenceError.prototype, 'name', { value: 'StatePe
 /** What the native part threw, as the caller gets it. Test runners give modules another `Error` than that of native code. */
 function translated(error: unknown): unknown {
   const text = (error as Partial<Error> | undefined)?.message;
-  if (!text?.startsWith('{')) {
-    return error;
-  }
+  return text?.startsWith('{') ? parsedError(text) : error;
+}
+
+/** A failure as the native part writes it. */
+export function parsedError(text: string): StatePersistenceError {
   const { code, message, pid } = JSON.parse(text) as { code: StateErrorCode; message: string; pid?: number };
   return new StatePersistenceError(code, message, pid === undefined ? {} : { pid });
 }

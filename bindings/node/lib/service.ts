@@ -1,8 +1,15 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
-import { CHECKPOINT_INTERVAL_MS, MAX_PERSISTED_MESSAGES, STATE_PATHS } from './constants.js';
+import {
+  CHECKPOINT_INTERVAL_MS,
+  DEFAULT_ORCHESTRATOR_MODE,
+  MAX_PERSISTED_MESSAGES,
+  STATE_PATHS,
+  isValidOrchestratorMode,
+} from './constants.js';
 import { StatePersistenceError, call, settle } from './error.js';
+import { LiveObjects, update, wellFormed, type Kind } from './live.js';
 import { NativeService, type NativeOptions, type StatePieces } from './native.js';
 import type { BackupVerdict, CheckReport, PruneReport, SearchHit, StatePersistenceOptions } from './reports.js';
 import type {
@@ -18,14 +25,25 @@ import type {
   TaskState,
 } from './types.js';
 
+/** Conversations with activity in so many milliseconds before a restart are resumed. */
+const RESUME_WINDOW = 3_600_000;
+
+/** The longest time that a timer of Node can wait. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
 /** Services with a run that goes on: they live until it ends, also where nobody refers to them any more. */
 const running = new Set<StatePersistenceService>();
 
 /**
  * The state of a running orchestrator, from its start to its end.
  *
- * What is `async` works beside the event loop. Everything else happens at once: an update is on the disk when it returns.
- * Before {@link initialize} updates do nothing. Failures are {@link StatePersistenceError}s with a `code`.
+ * What is `async` works beside the event loop. Everything else happens at once: an update is durable when it returns. Objects
+ * that are handed over, and those of {@link getState}, are the state, as with the TypeScript service: what is changed in them
+ * later is found at {@link saveState}, at backups, periodic checkpoints and the shutdown, and by {@link getState}, and written
+ * then.
+ *
+ * Before {@link initialize} updates do nothing, and after {@link prepareForShutdown} they are ignored with one warning. Other
+ * failures are {@link StatePersistenceError}s with a `code`.
  *
  * @example
  * ```ts
@@ -34,13 +52,20 @@ const running = new Set<StatePersistenceService>();
  * if (previous) {
  *   const { tasksToResume } = service.generateResumeInstructions(previous);
  * }
- * service.updateTask(task); // on the disk
+ * service.updateTask(task); // durable
  * await service.prepareForShutdown();
  * ```
  */
 export class StatePersistenceService {
-  readonly #native: NativeService;
+  readonly #service: NativeService;
   readonly #stateDir: string;
+  readonly #interval: number | undefined;
+  readonly #messageLimit: number;
+  readonly #live = new LiveObjects();
+  #phase: 'new' | 'running' | 'shut down' = 'new';
+  #timer: ReturnType<typeof setInterval> | undefined;
+  #lookError: string | null = null;
+  #hasWarned = false;
 
   /**
    * A service on the state below a base directory. Touches nothing on disk.
@@ -50,15 +75,25 @@ export class StatePersistenceService {
    */
   constructor(baseDir?: string, options: StatePersistenceOptions = {}) {
     const base = baseDir || homedir();
+    const native = checked(options ?? {});
     this.#stateDir = join(base, STATE_PATHS.STATE_DIR);
-    this.#native = new NativeService(base, checked(options));
+    this.#interval = native.checkpointIntervalMs;
+    this.#messageLimit = native.messageLimit;
+    this.#service = new NativeService(base, native);
+  }
+
+  /** The native part, at the present time of `Date`. */
+  get #native(): NativeService {
+    this.#service.at(Number(Date.now()));
+    return this.#service;
   }
 
   /**
-   * Takes the state directory for this process, starts a run and the periodic checkpoint, and gives the state as the previous
-   * run left it; `null` where there was none. The new run goes on from that state, unless `startEmpty` says otherwise.
+   * Takes the state directory for this process, starts a run and the periodic checkpoint, and returns the state as the previous
+   * run left it; `null` where there was none, or where it saved nothing. The new run continues from that state, unless
+   * `startEmpty` says otherwise.
    *
-   * Where there is no database yet, takes over the TypeScript service's file, which stays as it is; a copy of it goes to
+   * Where there is no database yet, imports the TypeScript service's file, which stays as it is; a copy of it goes to
    * `backups/` before the first export replaces it. A previous run without {@link prepareForShutdown} counts as a crash.
    * Another service of this process on the same directory is taken over: its updates fail from then on.
    *
@@ -67,8 +102,16 @@ export class StatePersistenceService {
    */
   async initialize(): Promise<OrchestratorState | null> {
     try {
+      if (this.isInitialized()) {
+        await this.#live.lookInTurns(this.#native);
+      } else {
+        this.#live.take();
+      }
       const pieces = await settle(this.#native.initialize());
-      return pieces === null ? null : await assembled(pieces);
+      this.#phase = 'running';
+      this.#hasWarned = false;
+      this.#startTimer();
+      return pieces === null ? null : withMode(await assembled(pieces));
     } finally {
       for (const service of [...running, this]) {
         if (service.isInitialized()) {
@@ -82,26 +125,49 @@ export class StatePersistenceService {
 
   /** Whether it was initialized, and neither shut down nor taken over since. */
   isInitialized(): boolean {
-    return this.#native.isInitialized();
+    return this.#service.isInitialized();
   }
 
   /**
-   * Records a checkpoint and refreshes `current-state.json`. Updates are on the disk without it. Does nothing before
-   * {@link initialize}.
+   * Records a checkpoint and refreshes `current-state.json`. Updates are durable without it; changes in objects that were handed
+   * over are written by it. Does nothing before {@link initialize}, and is ignored after a shutdown.
    */
   async saveState(reason: CheckpointReason = 'scheduled'): Promise<void> {
-    await settle(this.#native.saveState(reason));
+    if (!this.#isOpen('saveState')) {
+      return;
+    }
+    if (typeof reason !== 'string') {
+      throw new StatePersistenceError('INVALID_ARGUMENT', `saveState: expected a reason, found ${described(reason)}`);
+    }
+    try {
+      await this.#look();
+      await settle(this.#native.saveState(reason));
+    } catch (error) {
+      this.#ignoreLate('saveState', error);
+    }
   }
 
   /**
-   * The whole state as it is now, equal to what an export would hold; `null` before {@link initialize}.
+   * The whole state as it is now; `null` before {@link initialize}.
    *
-   * It is a copy: changing it changes nothing, which is what the updates are for. Reading a large state takes as long as
-   * parsing it, and holds the event loop for that time.
+   * It is the same object each time, and the entities in it are the objects that were handed over, where the database has
+   * nothing newer. Changes in them are saved as those of objects that were handed over, and so are entities that are put into
+   * its lists; what is taken out of a list stays in the state, as that is what removing is for.
+   *
+   * Reading a large state takes as long as parsing it, and holds the event loop for that time.
    */
   getState(): OrchestratorState | null {
-    const document = call(() => this.#native.state());
-    return document === null ? null : (JSON.parse(document) as OrchestratorState);
+    const native = this.#native;
+    if (native.isInitialized()) {
+      try {
+        this.#live.look(native);
+      } catch (error) {
+        // They are still there, and so found again at the next checkpoint, which reports what fails.
+        this.#lookError = messageOf(error);
+      }
+    }
+    const texts = call(() => native.state());
+    return texts === null ? null : this.#live.show(texts, withMode(JSON.parse(texts.head) as OrchestratorState));
   }
 
   /** The state directory. */
@@ -109,85 +175,120 @@ export class StatePersistenceService {
     return this.#stateDir;
   }
 
-  /** Adds a conversation or updates it by its `id`. Keeps its newest {@link MAX_PERSISTED_MESSAGES} messages. */
+  /**
+   * Adds a conversation or updates it by its `id`. Keeps its newest {@link MAX_PERSISTED_MESSAGES} messages, in the object that
+   * is handed over as well.
+   */
   updateConversation(conversation: ConversationState): void {
-    call(() => this.#native.updateConversation(text(conversation)));
+    this.#update('updateConversation', 'conversation', conversation, () => {
+      if (conversation.recentMessages.length > this.#messageLimit) {
+        conversation.recentMessages = conversation.recentMessages.slice(-this.#messageLimit);
+      }
+    });
   }
 
   /**
-   * Adds a message at the end of a conversation, without reading or writing the others. The oldest go as in
+   * Adds a message at the end of a conversation, without reading or writing the others. The oldest are dropped as in
    * {@link updateConversation}, and the conversation's `lastActivityAt` moves on to the message's time where that is later.
    *
    * @throws `NOT_FOUND` where there is no such conversation.
    */
   appendMessage(conversationId: string, message: PersistedMessage): void {
-    call(() => this.#native.appendMessage(conversationId, text(message)));
+    this.#whileOpen('appendMessage', undefined, () => {
+      const [id, content] = [asText('conversationId', conversationId), text(message)];
+      call(() => this.#native.appendMessage(id, content));
+    });
   }
 
   /** Removes a conversation; whether there was one. */
   removeConversation(conversationId: string): boolean {
-    return call(() => this.#native.removeConversation(conversationId));
+    return this.#remove('removeConversation', 'conversation', conversationId, (native, id) => native.removeConversation(id));
   }
 
   /** Adds a task or updates it by its `id`. */
   updateTask(task: TaskState): void {
-    call(() => this.#native.updateTask(text(task)));
+    this.#update('updateTask', 'task', task);
   }
 
-  /** Removes a task; whether there was one. Whatever names it elsewhere stays as it is. */
+  /** Removes a task; whether there was one. References to it elsewhere stay as they are. */
   removeTask(taskId: string): boolean {
-    return call(() => this.#native.removeTask(taskId));
+    return this.#remove('removeTask', 'task', taskId, (native, id) => native.removeTask(id));
   }
 
   /** Adds an agent or updates it by its `sessionName`. */
   updateAgent(agent: AgentState): void {
-    call(() => this.#native.updateAgent(text(agent)));
+    this.#update('updateAgent', 'agent', agent);
   }
 
-  /** Removes an agent; whether there was one. Whatever names it elsewhere stays as it is. */
+  /** Removes an agent; whether there was one. References to it elsewhere stay as they are. */
   removeAgent(sessionName: string): boolean {
-    return call(() => this.#native.removeAgent(sessionName));
+    return this.#remove('removeAgent', 'agent', sessionName, (native, name) => native.removeAgent(name));
   }
 
   /** Adds a project or updates it by its `id`. */
   updateProject(project: ProjectState): void {
-    call(() => this.#native.updateProject(text(project)));
+    this.#update('updateProject', 'project', project);
   }
 
-  /** Removes a project; whether there was one. Whatever names it elsewhere stays as it is. */
+  /** Removes a project; whether there was one. References to it elsewhere stay as they are. */
   removeProject(projectId: string): boolean {
-    return call(() => this.#native.removeProject(projectId));
+    return this.#remove('removeProject', 'project', projectId, (native, id) => native.removeProject(id));
   }
 
   /** Sets the state of the orchestrator's work on its own code. */
   updateSelfImprovement(state: SelfImprovementState): void {
-    call(() => this.#native.updateSelfImprovement(text(state)));
+    this.#update('updateSelfImprovement', 'selfImprovement', state);
   }
 
   /** Clears the state of the orchestrator's work on its own code; whether there was any. */
   clearSelfImprovement(): boolean {
-    return call(() => this.#native.clearSelfImprovement());
+    return this.#remove('clearSelfImprovement', 'selfImprovement', '', (native) => native.clearSelfImprovement());
   }
 
   /** Sets what the orchestrator is doing as a whole. */
   setMode(mode: OrchestratorMode): void {
-    call(() => this.#native.setMode(mode));
+    this.#whileOpen('setMode', undefined, () => {
+      const given = asText('mode', mode);
+      call(() => this.#native.setMode(given));
+      this.#live.showMode(knownMode(given));
+    });
   }
 
-  /** What the orchestrator is doing as a whole; `normal` where nobody said, and before {@link initialize}. */
+  /**
+   * What the orchestrator is doing as a whole; {@link DEFAULT_ORCHESTRATOR_MODE} where nobody said, where this release does not
+   * know what was said, and before {@link initialize}.
+   */
   getMode(): OrchestratorMode {
-    return (call(() => this.#native.mode()) ?? 'normal') as OrchestratorMode;
+    const native = this.#native;
+    if (native.isInitialized()) {
+      this.#live.lookAtMode(native);
+    }
+    return knownMode(call(() => native.mode()));
   }
 
-  /** What to do after a restart, from a state as the previous run left it. */
+  /**
+   * What to do after a restart, from a state as the previous run left it. A conversation is resumed where its `lastActivityAt`, in
+   * any form that `Date` takes, lies less than an hour before now.
+   */
   generateResumeInstructions(previousState: OrchestratorState): ResumeInstructions {
+    if (typeof previousState !== 'object' || previousState === null) {
+      const found = described(previousState);
+      throw new StatePersistenceError('INVALID_ARGUMENT', `generateResumeInstructions: expected a state, found ${found}`);
+    }
     const { conversations, tasks, metadata, selfImprovement } = previousState;
     const { description = '', status = '' } = selfImprovement?.currentTask ?? {};
+    const since = Date.now() - RESUME_WINDOW;
     const needed = {
-      conversations: conversations.map(({ id, lastActivityAt }) => ({ id, lastActivityAt: String(lastActivityAt) })),
-      tasks: tasks.map(({ id, status, checkpoint }) => ({ id, status, hasCheckpoint: Boolean(checkpoint) })),
+      recentConversations: listed(conversations)
+        .filter(({ lastActivityAt }) => new Date(lastActivityAt).getTime() > since)
+        .map(({ id }) => String(id)),
+      tasks: listed(tasks).map(({ id, status, checkpoint }) => ({
+        id: String(id),
+        status: String(status),
+        hasCheckpoint: Boolean(checkpoint),
+      })),
       restartCount: Math.trunc(Number(metadata?.restartCount)) || 0,
-      selfImprovement: { description, status },
+      selfImprovement: { description: String(description), status: String(status) },
     };
     return JSON.parse(call(() => this.#native.resumeInstructions(text(needed)))) as ResumeInstructions;
   }
@@ -200,14 +301,19 @@ export class StatePersistenceService {
    * @throws `NOT_INITIALIZED` before {@link initialize}; `DISK_FULL`, `IO` and others where it fails. Then there is no backup.
    */
   async createBackup(label: string): Promise<string> {
-    return settle(this.#native.createBackup(label));
+    const name = asText('label', label);
+    if (this.isInitialized()) {
+      await this.#look();
+    }
+    return settle(this.#native.createBackup(name));
   }
 
   /**
-   * Goes back to a backup, after a safety backup; the run goes on. A backup that cannot be trusted is not used, and the state
-   * then stays as it is.
+   * Goes back to a backup, after a safety backup; the run continues, and a checkpoint `error_recovery` is recorded. A backup that
+   * cannot be trusted is not used, and the state then stays as it is. Objects that were handed over before are not looked at any
+   * more.
    *
-   * @returns Whether that was done. {@link restoreBackup} tells why not.
+   * @returns Whether that was done. {@link restoreBackup} reports why not.
    */
   async restoreFromBackup(backupId: string): Promise<boolean> {
     return this.restoreBackup(backupId).then(
@@ -222,12 +328,23 @@ export class StatePersistenceService {
    * @throws `NOT_FOUND`, `BACKUP_DAMAGED`, `NOT_INITIALIZED` and others.
    */
   async restoreBackup(backupId: string): Promise<void> {
-    await settle(this.#native.restoreBackup(backupId));
+    const id = asText('backupId', backupId);
+    if (this.isInitialized()) {
+      // The safety backup is to have them.
+      await this.#look();
+    }
+    const taken = this.#live.take();
+    try {
+      await settle(this.#native.restoreBackup(id));
+    } catch (error) {
+      this.#live.takeBack(taken);
+      throw error;
+    }
   }
 
-  /** The ids of the backups, newest first, those that the TypeScript service made among them. */
+  /** The ids of the backups, newest first, those that the TypeScript service made among them. None where the folder cannot be read. */
   async listBackups(): Promise<string[]> {
-    return settle(this.#native.listBackups());
+    return settle(this.#native.listBackups()).catch(() => []);
   }
 
   /**
@@ -236,12 +353,13 @@ export class StatePersistenceService {
    * @throws `NOT_FOUND` where there is no such backup. What is wrong with one is no error.
    */
   async verifyBackup(backupId: string): Promise<BackupVerdict> {
-    return JSON.parse(await settle(this.#native.verifyBackup(backupId))) as BackupVerdict;
+    const id = asText('backupId', backupId);
+    return JSON.parse(await settle(this.#native.verifyBackup(id))) as BackupVerdict;
   }
 
   /**
    * Removes all but the newest backups. The newest one that can be trusted always stays. Never throws, and does nothing before
-   * {@link initialize}; {@link pruneBackups} tells what was done or why not.
+   * {@link initialize}; {@link pruneBackups} reports what was done or why not.
    */
   async cleanupOldBackups(keepCount = 10): Promise<void> {
     await this.pruneBackups(keepCount).catch(() => undefined);
@@ -259,32 +377,139 @@ export class StatePersistenceService {
   }
 
   /**
-   * Finds messages by what was said in them, the best first. Any text is taken as words, never as syntax; capital letters and
-   * accents make no difference, and a word of three or more letters may also begin a longer one.
+   * Finds messages by what was said in them, best match first. Any text is taken as words, never as syntax; case and accents make
+   * no difference, and a word of three or more letters also matches the beginning of a longer one.
    *
-   * @param limit How many at most.
+   * @param limit Maximum number of messages.
    */
   async search(words: string, limit = 20): Promise<SearchHit[]> {
-    return JSON.parse(await settle(this.#native.search(words, within('limit', limit, 0, 0xffffffff)))) as SearchHit[];
+    const most = within('limit', limit, 0, 0xffffffff);
+    const sought = asText('words', words);
+    return JSON.parse(await settle(this.#native.search(sought, most))) as SearchHit[];
   }
 
   /** Why the last periodic checkpoint failed; `null` where it succeeded. It is tried again at the next one. */
   lastCheckpointError(): string | null {
-    return this.#native.lastCheckpointError();
+    return this.#service.lastCheckpointError() ?? this.#lookError;
   }
 
-  /** Stops the periodic checkpoint; one that is being made ends by itself. Again does nothing. */
+  /** Stops the periodic checkpoint; one in progress ends by itself. Idempotent. */
   stopPeriodicCheckpoint(): void {
-    this.#native.stopPeriodicCheckpoint();
+    this.#stopTimer();
+    this.#service.stopPeriodicCheckpoint();
   }
 
   /**
    * Ends the run: stops the periodic checkpoint, records the checkpoint `before_restart`, refreshes the export with every update
-   * that returned, and frees the directory. Later updates fail with `SHUT_DOWN`; reading goes on. Again does nothing.
+   * that returned, and frees the directory. Later updates are ignored, with one warning; reading goes on. Idempotent.
    */
   async prepareForShutdown(): Promise<void> {
+    if (this.isInitialized()) {
+      await this.#look();
+    }
     await settle(this.#native.prepareForShutdown());
+    this.#stopTimer();
+    this.#live.take();
+    if (this.#phase === 'running') {
+      this.#phase = 'shut down';
+    }
     running.delete(this);
+  }
+
+  /** Looks at the objects that were handed over, some in each turn of the event loop. */
+  async #look(): Promise<void> {
+    await this.#live.lookInTurns(this.#native);
+    this.#lookError = null;
+  }
+
+  #startTimer(): void {
+    this.#stopTimer();
+    if (this.#interval === undefined) {
+      return;
+    }
+    const look = async () => {
+      if (!this.isInitialized()) {
+        this.#stopTimer();
+        return;
+      }
+      try {
+        await this.#look();
+      } catch (error) {
+        this.#lookError = messageOf(error);
+      }
+    };
+    // Twice in the time between checkpoints, which a thread makes: what is found comes into the next export but one at the latest.
+    this.#timer = setInterval(() => void look(), Math.min(Math.max(this.#interval / 2, 1), LONGEST_TIMER));
+    this.#timer.unref?.();
+  }
+
+  #stopTimer(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** Whether a call may change something. Before `initialize` it does nothing, and after a shutdown it is ignored. */
+  #isOpen(name: string): boolean {
+    if (this.#phase === 'shut down') {
+      this.#warnOfLate(name);
+    }
+    return this.#phase === 'running';
+  }
+
+  #whileOpen<T>(name: string, otherwise: T, work: () => T): T {
+    if (!this.#isOpen(name)) {
+      return otherwise;
+    }
+    try {
+      return work();
+    } catch (error) {
+      this.#ignoreLate(name, error);
+      return otherwise;
+    }
+  }
+
+  #update(name: string, kind: Kind, entity: object, prepare?: () => void): void {
+    this.#whileOpen(name, undefined, () => {
+      try {
+        prepare?.();
+      } catch {
+        // Frozen, or not what it should be: the native part says so.
+      }
+      const content = text(entity);
+      update(this.#native, kind, content);
+      this.#live.give(kind, entity, content);
+    });
+  }
+
+  #remove(name: string, kind: Kind, key: unknown, remove: (native: NativeService, id: string) => boolean): boolean {
+    return this.#whileOpen(name, false, () => {
+      // Nothing has another kind of key.
+      if (typeof key !== 'string' && typeof key !== 'number') {
+        return false;
+      }
+      const id = wellFormed(String(key));
+      const removed = call(() => remove(this.#native, id));
+      this.#live.forget(kind, id);
+      return removed;
+    });
+  }
+
+  /** Ignores what comes during or after a shutdown; throws what else there is. */
+  #ignoreLate(name: string, error: unknown): void {
+    if (!(error instanceof StatePersistenceError && error.code === 'SHUT_DOWN')) {
+      throw error;
+    }
+    this.#warnOfLate(name);
+  }
+
+  #warnOfLate(name: string): void {
+    if (!this.#hasWarned) {
+      this.#hasWarned = true;
+      console.warn(
+        `agentmux-state: ${name} came after prepareForShutdown and is ignored, as are all later changes; ` +
+          'initialize starts a new run',
+      );
+    }
   }
 }
 
@@ -319,9 +544,41 @@ function checked(options: StatePersistenceOptions): NativeOptions {
 
 function within(name: string, value: number, least: number, most: number): number {
   if (!Number.isInteger(value) || value < least || value > most) {
-    throw new StatePersistenceError('INVALID_ARGUMENT', `${name}: expected an integer from ${least}, found ${value}`);
+    throw new StatePersistenceError('INVALID_ARGUMENT', `${name}: expected an integer from ${least}, found ${String(value)}`);
   }
   return value;
+}
+
+/** A text that was given. Numbers and the like count as what `String` makes of them. */
+function asText(name: string, value: unknown): string {
+  if (typeof value === 'object' || typeof value === 'function' || typeof value === 'symbol' || value === undefined) {
+    throw new StatePersistenceError('INVALID_ARGUMENT', `${name}: expected a string, found ${described(value)}`);
+  }
+  return String(value);
+}
+
+/** What a value is, for messages. */
+function described(value: unknown): string {
+  return value === null ? 'null' : typeof value;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** The objects of a list, where it is one. */
+function listed<T>(list: T[] | undefined): T[] {
+  return Array.isArray(list) ? list.filter((each) => typeof each === 'object' && each !== null) : [];
+}
+
+function knownMode(mode: unknown): OrchestratorMode {
+  return isValidOrchestratorMode(mode) ? mode : DEFAULT_ORCHESTRATOR_MODE;
+}
+
+/** A state with a mode, in its place among the members. */
+function withMode(state: OrchestratorState): OrchestratorState {
+  const { id, version, checkpointedAt, checkpointReason, mode, ...rest } = state;
+  return { id, version, checkpointedAt, checkpointReason, mode: knownMode(mode), ...rest };
 }
 
 /** A value as JSON text. */

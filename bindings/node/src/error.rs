@@ -1,6 +1,6 @@
 //! Failures on their way to JavaScript.
 
-use agentmux_state::{Error, Result, to_json};
+use agentmux_state::{Error, Result, to_compact_json};
 use serde::Serialize;
 
 /// What `lib/` makes an error of.
@@ -14,10 +14,15 @@ struct Failure<'f> {
 
 /// An error whose text is the failure as JSON.
 pub(crate) fn to_js(error: Error) -> napi::Error {
-    let pid = if let Error::InUse { pid, .. } = &error { *pid } else { None };
+    napi::Error::from_reason(to_failure(&error))
+}
+
+/// The failure as JSON.
+pub(crate) fn to_failure(error: &Error) -> String {
+    let pid = if let Error::InUse { pid, .. } = error { *pid } else { None };
     let message = error.to_string();
     let failure = Failure { code: error.code(), message, pid };
-    napi::Error::from_reason(serde_json::to_string(&failure).unwrap_or(failure.message))
+    serde_json::to_string(&failure).unwrap_or(failure.message)
 }
 
 /// Something that cannot be handed over.
@@ -27,5 +32,5 @@ pub(crate) fn invalid(what: &str, error: &dyn std::error::Error) -> Error {
 
 /// A result as JSON text.
 pub(crate) fn json(value: &impl Serialize) -> Result<String> {
-    to_json(value).map_err(|error| invalid("the result", &error))
+    to_compact_json(value).map_err(|error| invalid("the result", &error))
 }

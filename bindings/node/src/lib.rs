@@ -3,12 +3,15 @@
 //! Entities and states cross the border as JSON text, which V8 and serde_json read and write faster than either builds the
 //! other's objects one member at a time. What can take long runs on libuv's threads.
 
+mod clock;
 mod error;
+mod live;
 mod pieces;
 mod resume;
 mod work;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use agentmux_state::{
@@ -19,8 +22,10 @@ use agentmux_state::{
 use napi::bindgen_prelude::AsyncTask;
 use napi_derive::napi;
 
-use error::{invalid, json, to_js};
-use pieces::StatePieces;
+use clock::{CallTime, JsClock};
+use error::{json, to_js};
+use live::LiveChange;
+use pieces::{StatePieces, StateTexts};
 use work::Work;
 
 /// The options of a service; `lib/` has checked them.
@@ -38,6 +43,9 @@ pub struct NativeOptions {
 #[napi]
 pub struct NativeService {
     service: StatePersistenceService,
+    clock: JsClock,
+    /// The time of the call at hand.
+    call: Mutex<CallTime>,
 }
 
 #[napi]
@@ -45,14 +53,28 @@ impl NativeService {
     /// A service on the state below a base directory. Touches nothing on disk.
     #[napi(constructor)]
     pub fn new(base_dir: String, options: NativeOptions) -> Self {
+        let clock = JsClock::default();
         let service = StatePersistenceService::with_options(ServiceOptions {
             base_dir: Some(PathBuf::from(base_dir)),
             checkpoint_interval: options.checkpoint_interval_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0)),
             message_limit: options.message_limit as usize,
             start_empty: options.start_empty,
+            clock: clock.clock(),
             ..ServiceOptions::default()
         });
-        Self { service }
+        Self { service, clock, call: Mutex::default() }
+    }
+
+    /// Sets the time of the next call: what `Date.now()` gives.
+    #[napi]
+    pub fn at(&self, date_now: f64) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.at(date_now);
+    }
+
+    /// Resolves in a later turn of the event loop. Unlike timers, it cannot be mocked.
+    #[napi(ts_return_type = "Promise<void>")]
+    pub fn turn(&self) -> AsyncTask<Work<()>> {
+        AsyncTask::new(Work::new(|| Ok(())))
     }
 
     /// Starts a run; the state that the previous one left.
@@ -67,14 +89,16 @@ impl NativeService {
         self.service.is_initialized()
     }
 
-    /// The state document; nothing before `initialize`.
+    /// The state; nothing before `initialize`.
     #[napi]
-    pub fn state(&self) -> napi::Result<Option<String>> {
-        self.once_started(|store| {
-            let mut document = Vec::new();
-            store.export_json(&mut document)?;
-            String::from_utf8(document).map(Some).map_err(|error| invalid("the state", &error))
-        })
+    pub fn state(&self) -> napi::Result<Option<StateTexts>> {
+        self.once_started(|store| StateTexts::new(store.state()?).map(Some))
+    }
+
+    /// Writes what was changed in objects since they were looked at last; for each of them, what became of it.
+    #[napi]
+    pub fn write_changes(&self, changes: Vec<LiveChange>) -> napi::Result<Vec<String>> {
+        self.once_started(|store| live::write(store, &changes))
     }
 
     /// Records a checkpoint and refreshes the export; nothing before `initialize`.
@@ -167,9 +191,7 @@ impl NativeService {
     /// Resume instructions, from the part of a state that they need, as `lib/` cuts it out.
     #[napi]
     pub fn resume_instructions(&self, previous: String) -> napi::Result<String> {
-        resume::parse(&previous)
-            .and_then(|previous| json(&self.service.generate_resume_instructions(&previous)))
-            .map_err(to_js)
+        resume::instructions(&previous).and_then(|instructions| json(&instructions)).map_err(to_js)
     }
 
     /// Makes a verified backup; its id.
@@ -178,10 +200,13 @@ impl NativeService {
         self.in_background(move |service| service.create_backup(&label))
     }
 
-    /// Goes back to a backup.
+    /// Goes back to a backup, and records that as a checkpoint.
     #[napi(ts_return_type = "Promise<void>")]
     pub fn restore_backup(&self, id: String) -> AsyncTask<Work<()>> {
-        self.in_background(move |service| service.restore_from_backup(&id))
+        self.in_background(move |service| {
+            service.restore_from_backup(&id)?;
+            service.save_state(CheckpointReason::ErrorRecovery).map(drop)
+        })
     }
 
     /// The ids of the backups, newest first.
@@ -243,8 +268,12 @@ impl NativeService {
     fn once_started<T: Default>(&self, work: impl FnOnce(&StateStore) -> Result<T>) -> napi::Result<T> {
         match self.service.store() {
             Err(Error::NotInitialized { .. }) => Ok(T::default()),
-            store => store.and_then(|store| work(&store)).map_err(to_js),
+            store => store.and_then(|store| self.call_time().during(|| work(&store))).map_err(to_js),
         }
+    }
+
+    fn call_time(&self) -> CallTime {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn in_background<T>(
@@ -254,7 +283,7 @@ impl NativeService {
     where
         Work<T>: napi::Task,
     {
-        let service = self.service.clone();
-        AsyncTask::new(Work::new(move || work(&service)))
+        let (service, time) = (self.service.clone(), self.call_time());
+        AsyncTask::new(Work::new(move || time.during(|| work(&service))))
     }
 }

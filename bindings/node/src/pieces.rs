@@ -15,6 +15,37 @@ use crate::work::Work;
 /// How long a piece is at least, in bytes, but for the last one of a list.
 const PIECE: usize = 64 * 1024;
 
+/// A state as JSON texts: the document with empty lists, and each entity by itself.
+#[napi(object)]
+pub struct StateTexts {
+    /// The document, with empty lists.
+    pub head: String,
+    /// The conversations, in the order of the document.
+    pub conversations: Vec<String>,
+    /// The tasks, likewise.
+    pub tasks: Vec<String>,
+    /// The agents, likewise.
+    pub agents: Vec<String>,
+    /// The projects, likewise.
+    pub projects: Vec<String>,
+}
+
+impl StateTexts {
+    /// Writes a state.
+    pub(crate) fn new(mut state: OrchestratorState) -> Result<Self> {
+        fn texts(entities: Vec<impl Serialize>) -> Result<Vec<String>> {
+            entities.into_iter().map(|entity| json(&entity)).collect()
+        }
+        Ok(Self {
+            conversations: texts(take(&mut state.conversations))?,
+            tasks: texts(take(&mut state.tasks))?,
+            agents: texts(take(&mut state.agents))?,
+            projects: texts(take(&mut state.projects))?,
+            head: json(&state)?,
+        })
+    }
+}
+
 /// A state in pieces of JSON: first the document with empty lists, then `[list, entities]` for some entities at a time.
 #[napi]
 pub struct StatePieces {

@@ -1,10 +1,11 @@
-//! The part of a state that resume instructions need. A state from JavaScript may be of any size and half made up: only what
-//! is asked for is read.
+//! Resume instructions for a state from JavaScript. It may be of any size and half made up: only what is asked for is read.
+//! Which conversations are recent is decided in `lib/`, by the rules and the clock of `Date`.
 
 use agentmux_state::{
-    ConversationState, OrchestratorMetadata, OrchestratorState, Result, SelfImprovementState, SelfImprovementStatus,
-    SelfImprovementTask, TaskCheckpoint, TaskState,
+    ConversationState, OrchestratorMetadata, OrchestratorState, Result, ResumeInstructions, SelfImprovementState,
+    SelfImprovementStatus, SelfImprovementTask, TaskCheckpoint, TaskState, resume_instructions,
 };
+use chrono::Utc;
 use serde::Deserialize;
 
 use crate::error::invalid;
@@ -13,7 +14,7 @@ use crate::error::invalid;
 #[serde(rename_all = "camelCase")]
 struct Previous {
     tasks: Vec<Task>,
-    conversations: Vec<Conversation>,
+    recent_conversations: Vec<String>,
     restart_count: i64,
     self_improvement: Option<SelfImprovement>,
 }
@@ -27,19 +28,13 @@ struct Task {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Conversation {
-    id: String,
-    last_activity_at: String,
-}
-
-#[derive(Deserialize)]
 struct SelfImprovement {
     description: String,
     status: String,
 }
 
-pub(crate) fn parse(previous: &str) -> Result<OrchestratorState> {
+pub(crate) fn instructions(previous: &str) -> Result<ResumeInstructions> {
+    let now = Utc::now();
     let previous: Previous = serde_json::from_str(previous).map_err(|error| invalid("the previous state", &error))?;
     let task = |Task { id, status, has_checkpoint }| TaskState {
         id,
@@ -47,11 +42,7 @@ pub(crate) fn parse(previous: &str) -> Result<OrchestratorState> {
         checkpoint: has_checkpoint.then(TaskCheckpoint::default),
         ..TaskState::default()
     };
-    let conversation = |Conversation { id, last_activity_at }| ConversationState {
-        id,
-        last_activity_at: last_activity_at.into(),
-        ..ConversationState::default()
-    };
+    let conversation = |id| ConversationState { id, last_activity_at: now.into(), ..ConversationState::default() };
     let self_improvement = |SelfImprovement { description, status }| SelfImprovementState {
         current_task: Some(SelfImprovementTask {
             description,
@@ -60,11 +51,12 @@ pub(crate) fn parse(previous: &str) -> Result<OrchestratorState> {
         }),
         ..SelfImprovementState::default()
     };
-    Ok(OrchestratorState {
+    let state = OrchestratorState {
         tasks: previous.tasks.into_iter().map(task).collect(),
-        conversations: previous.conversations.into_iter().map(conversation).collect(),
+        conversations: previous.recent_conversations.into_iter().map(conversation).collect(),
         metadata: OrchestratorMetadata { restart_count: previous.restart_count, ..OrchestratorMetadata::default() },
         self_improvement: previous.self_improvement.map(self_improvement),
         ..OrchestratorState::default()
-    })
+    };
+    Ok(resume_instructions(&state, now))
 }

@@ -92,6 +92,40 @@ it('backups, checkpoints and restores of 34 MB never hold the event loop for lon
   }
 });
 
+it('looking at 34 MB of objects never holds the event loop for longer than 10 ms', async () => {
+  const service = new StatePersistenceService(base(), { checkpointIntervalMs: null });
+  await service.initialize();
+  const { conversations, tasks } = generated(1000, 5000);
+  for (const conversation of conversations) {
+    service.updateConversation(conversation);
+  }
+  for (const task of tasks) {
+    service.updateTask(task);
+  }
+  // Nothing has changed; one thing; a hundred; and all that there is in the state that was given out, which is other objects.
+  const times: Record<string, number> = {};
+  times['none'] = await least(10, () => service.saveState());
+  let number = 0;
+  times['one'] = await least(10, () => {
+    tasks[4000]!.title = `Changed ${(number += 1)}`;
+    return service.saveState();
+  });
+  times['a hundred'] = await least(10, () => {
+    for (let index = 0; index < 5000; index += 50) {
+      tasks[index]!.title = `Changed ${(number += 1)}`;
+    }
+    return service.saveState();
+  });
+  service.getState();
+  times['none, after getState'] = await least(10, () => service.saveState());
+  console.log('held for at most, in ms:', JSON.stringify(times));
+  expect(service.getState()?.tasks[4000]!.title).toBe(tasks[4000]!.title);
+  for (const [what, time] of Object.entries(times)) {
+    expect(time, what).toBeLessThanOrEqual(10);
+  }
+  await service.prepareForShutdown();
+});
+
 it('memory stays flat', () => {
   const flags = ['--expose-gc', '--max-semi-space-size=2'];
   const printed = execFileSync(process.execPath, [...flags, join(PACKAGE, 'test/soak.mjs'), '8000', '800'], { encoding: 'utf8' });

@@ -2,7 +2,9 @@
 import {
   CHECKPOINT_INTERVAL_MS,
   CHECKPOINT_REASONS,
+  DEFAULT_ORCHESTRATOR_MODE,
   MAX_PERSISTED_MESSAGES,
+  ORCHESTRATOR_MODES,
   STATE_ERROR_CODES,
   STATE_PATHS,
   STATE_VERSION,
@@ -205,6 +207,7 @@ async function main(baseDir: string): Promise<string> {
     guarded,
     guards: guards.map((guard) => guard('high')),
     constants: [STATE_VERSION, MAX_PERSISTED_MESSAGES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_REASONS.length],
+    modes: ORCHESTRATOR_MODES.indexOf(DEFAULT_ORCHESTRATOR_MODE),
     changes: diff.changes.length,
   });
 }

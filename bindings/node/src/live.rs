@@ -1,0 +1,172 @@
+//! Objects that JavaScript changed after it handed them over: what differs in them is written, and nothing else, so that what
+//! other writers changed meanwhile stays.
+
+use agentmux_state::{
+    AgentState, Batch, ConversationState, Error, ProjectState, Result, SelfImprovementState, StateStore, TaskState,
+};
+use napi_derive::napi;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::{invalid, to_failure};
+
+/// An object that has changed.
+#[napi(object)]
+pub struct LiveChange {
+    /// `conversation`, `task`, `agent`, `project` or `selfImprovement`.
+    pub kind: String,
+    /// As it was when it was looked at last, as JSON.
+    pub before: String,
+    /// As it is now, as JSON.
+    pub now: String,
+}
+
+/// What is to become of an entity.
+struct Edit {
+    kind: Kind,
+    id: String,
+    before: Map<String, Value>,
+    now: Map<String, Value>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Conversation,
+    Task,
+    Agent,
+    Project,
+    SelfImprovement,
+}
+
+/// Writes changes in one transaction. For each, an empty text; `gone` where the entity is not there any more; or why it could
+/// not be written, as the text of an error has it.
+pub(crate) fn write(store: &StateStore, changes: &[LiveChange]) -> Result<Vec<String>> {
+    let edits: Vec<Result<Edit>> = changes.iter().map(Edit::parse).collect();
+    let write_all = |edits: &[&Edit]| {
+        store.batch(|batch| edits.iter().map(|edit| edit.write(batch)).collect::<Result<Vec<bool>>>())
+    };
+    let readable: Vec<&Edit> = edits.iter().filter_map(|edit| edit.as_ref().ok()).collect();
+    let all = if readable.is_empty() { Ok(Vec::new()) } else { write_all(&readable) };
+    let mut written = match all {
+        Ok(written) => written.into_iter().map(Ok).collect::<Vec<Result<bool>>>(),
+        // One of them; the others are not to suffer from it.
+        Err(Error::InvalidValue { .. }) => {
+            let each = |edit: &&Edit| match write_all(&[edit]) {
+                Ok(written) => Ok(written.first().copied().unwrap_or(false)),
+                Err(error) => Err(error),
+            };
+            readable.iter().map(each).collect()
+        }
+        Err(error) => return Err(error),
+    }
+    .into_iter();
+    let mut outcomes = Vec::with_capacity(edits.len());
+    for edit in edits {
+        let outcome = edit.and_then(|_| written.next().unwrap_or(Ok(false)));
+        outcomes.push(match outcome {
+            Ok(true) => String::new(),
+            Ok(false) => "gone".to_owned(),
+            Err(error @ Error::InvalidValue { .. }) => to_failure(&error),
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(outcomes)
+}
+
+impl Edit {
+    fn parse(change: &LiveChange) -> Result<Self> {
+        let kind = match change.kind.as_str() {
+            "conversation" => Kind::Conversation,
+            "task" => Kind::Task,
+            "agent" => Kind::Agent,
+            "project" => Kind::Project,
+            _ => Kind::SelfImprovement,
+        };
+        let (now, id) = kind.parse(&change.now)?;
+        // Nothing is known of what was before where it cannot be read: then all of it counts as changed.
+        let before = kind.parse(&change.before).map(|(before, _)| before).unwrap_or_default();
+        Ok(Self { kind, id, before, now })
+    }
+
+    /// Writes what differs; whether the entity is there.
+    fn write(&self, batch: &Batch<'_>) -> Result<bool> {
+        let current = match self.kind {
+            Kind::Conversation => batch.conversation(&self.id)?.map(|it| members(&it)),
+            Kind::Task => batch.task(&self.id)?.map(|it| members(&it)),
+            Kind::Agent => batch.agent(&self.id)?.map(|it| members(&it)),
+            Kind::Project => batch.project(&self.id)?.map(|it| members(&it)),
+            Kind::SelfImprovement => batch.self_improvement()?.map(|it| members(&it)),
+        };
+        let Some(current) = current.transpose()? else { return Ok(false) };
+        let merged = self.merged(current.clone());
+        if merged == current {
+            return Ok(true);
+        }
+        let text = serde_json::to_string(&merged).map_err(|error| invalid("the change", &error))?;
+        match self.kind {
+            Kind::Conversation => batch.update_conversation(&ConversationState::from_json(&text)?)?,
+            Kind::Task => batch.update_task(&TaskState::from_json(&text)?)?,
+            Kind::Agent => batch.update_agent(&AgentState::from_json(&text)?)?,
+            Kind::Project => batch.update_project(&ProjectState::from_json(&text)?)?,
+            Kind::SelfImprovement => batch.update_self_improvement(&SelfImprovementState::from_json(&text)?)?,
+        }
+        Ok(true)
+    }
+
+    /// The present members with those that differ between `before` and `now`.
+    fn merged(&self, mut current: Map<String, Value>) -> Map<String, Value> {
+        for (key, value) in &self.now {
+            let before = self.before.get(key);
+            if before == Some(value) {
+                continue;
+            }
+            let messages = match (key.as_str(), before, current.get(key)) {
+                ("recentMessages", Some(Value::Array(before)), Some(Value::Array(there))) => {
+                    value.as_array().and_then(|now| with_appended(before, now, there))
+                }
+                _ => None,
+            };
+            current.insert(key.clone(), messages.map_or_else(|| value.clone(), Value::Array));
+        }
+        for key in self.before.keys().filter(|key| !self.now.contains_key(*key)) {
+            current.shift_remove(key);
+        }
+        current
+    }
+}
+
+impl Kind {
+    /// The members of an entity, and its key.
+    fn parse(self, text: &str) -> Result<(Map<String, Value>, String)> {
+        Ok(match self {
+            Self::Conversation => ConversationState::from_json(text).and_then(|it| Ok((members(&it)?, it.id)))?,
+            Self::Task => TaskState::from_json(text).and_then(|it| Ok((members(&it)?, it.id)))?,
+            Self::Agent => AgentState::from_json(text).and_then(|it| Ok((members(&it)?, it.session_name)))?,
+            Self::Project => ProjectState::from_json(text).and_then(|it| Ok((members(&it)?, it.id)))?,
+            Self::SelfImprovement => {
+                SelfImprovementState::from_json(text).and_then(|it| Ok((members(&it)?, String::new())))?
+            }
+        })
+    }
+}
+
+fn members(entity: &impl Serialize) -> Result<Map<String, Value>> {
+    match serde_json::to_value(entity) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Ok(Map::new()),
+        Err(error) => Err(invalid("the entity", &error)),
+    }
+}
+
+/// The messages that are there, and those that were added to `before` to give `now`; `None` where more was done than that.
+fn with_appended(before: &[Value], now: &[Value], there: &[Value]) -> Option<Vec<Value>> {
+    // Messages at the beginning may have been dropped meanwhile, as beyond the limit.
+    let kept = (0..=before.len()).map(|dropped| &before[dropped..]).find(|kept| now.starts_with(kept))?;
+    if kept.is_empty() && !before.is_empty() {
+        return None;
+    }
+    let added = &now[kept.len()..];
+    // What was added may be there already.
+    let known = (0..=added.len().min(there.len())).rev().find(|&known| there.ends_with(&added[..known])).unwrap_or(0);
+    Some(there.iter().chain(&added[known..]).cloned().collect())
+}
