@@ -58,7 +58,7 @@ export class StatePersistenceError extends Error {
   /** With `IN_USE`: the process that holds the directory. */
   readonly pid?: number;
 
-  constructor(code: StateErrorCode, message: string, options?: ErrorOptions & { pid?: number }) {
+  constructor(code: StateErrorCode, message: string, options?: { cause?: unknown; pid?: number }) {
     super(message, options);
     this.code = code;
     if (options?.pid !== undefined) {

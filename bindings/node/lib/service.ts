@@ -1,6 +1,7 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
+import { NativeService as Native } from './binding.js';
 import {
   CHECKPOINT_INTERVAL_MS,
   DEFAULT_ORCHESTRATOR_MODE,
@@ -10,7 +11,7 @@ import {
 } from './constants.js';
 import { StatePersistenceError, call, settle } from './error.js';
 import { LiveObjects, update, wellFormed, type Kind } from './live.js';
-import { NativeService, type NativeOptions, type StatePieces } from './native.js';
+import type { NativeOptions, NativeService, StatePieces } from './native.js';
 import type { BackupVerdict, CheckReport, PruneReport, SearchHit, StatePersistenceOptions } from './reports.js';
 import type {
   AgentState,
@@ -79,7 +80,7 @@ export class StatePersistenceService {
     this.#stateDir = join(base, STATE_PATHS.STATE_DIR);
     this.#interval = native.checkpointIntervalMs;
     this.#messageLimit = native.messageLimit;
-    this.#service = new NativeService(base, native);
+    this.#service = new Native(base, native);
   }
 
   /** The native part, at the present time of `Date`. */

@@ -1,5 +1,5 @@
 /** The package as it is published: what is in it, that its types compile, and that its README is true. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFile, mkdir, readFile, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 
@@ -12,28 +12,24 @@ function npm(...args: string[]): string {
   return execFileSync('npm', args, { cwd: PACKAGE, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
 }
 
-/** A project with the package installed as npm would install it, and the binary as a platform's package would bring it. */
+/** A fresh project with the tarball of `npm pack` installed. */
 async function installed(type: 'module' | 'commonjs'): Promise<string> {
   const directory = base();
-  const modules = join(directory, 'node_modules');
-  await mkdir(modules);
   const [{ filename }] = JSON.parse(npm('pack', '--json', '--pack-destination', directory)) as [{ filename: string }];
-  execFileSync('tar', ['--extract', '--gzip', '--file', filename], { cwd: directory });
-  execFileSync('mv', ['package', join(modules, 'agentmux-state')], { cwd: directory });
-  const binary = (await readdir(join(PACKAGE, 'dist'))).find((name) => name.endsWith('.node'))!;
-  await copyFile(join(PACKAGE, 'dist', binary), join(modules, 'agentmux-state/dist', binary));
+  await writeFile(join(directory, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type }));
+  execFileSync('npm', ['install', '--offline', '--no-audit', '--no-fund', `./${filename}`], { cwd: directory, stdio: 'ignore' });
+  const modules = join(directory, 'node_modules');
   await mkdir(join(modules, '@types'));
   await symlink(join(PACKAGE, 'node_modules/@types/node'), join(modules, '@types/node'));
   await symlink(join(PACKAGE, 'node_modules/undici-types'), join(modules, 'undici-types'));
-  await writeFile(join(directory, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type }));
   return directory;
 }
 
 /** Compiles a program of a project under `strict`; prints what the compiler says. */
-function compile(directory: string): string {
+function compile(directory: string, more = ['--target', 'es2022', '--module', 'nodenext', '--types', 'node']): string {
   const options = ['--strict', '--exactOptionalPropertyTypes', '--noUncheckedIndexedAccess', '--verbatimModuleSyntax', 'false'];
   const compiler = join(PACKAGE, 'node_modules/.bin/tsc');
-  const all = [...options, '--target', 'es2022', '--module', 'nodenext', '--types', 'node', '--skipLibCheck', 'false', 'consumer.ts'];
+  const all = [...options, ...more, '--skipLibCheck', 'false', 'consumer.ts'];
   try {
     return execFileSync(compiler, all, { cwd: directory, encoding: 'utf8' });
   } catch (error) {
@@ -71,6 +67,86 @@ it.each(['module', 'commonjs'] as const)('a project under `strict` compiles and 
   });
   await writeFile(join(directory, 'consumer.ts'), "import { STATE_VERSION } from 'agentmux-state';\nconst wrong: 2 = STATE_VERSION;\n");
   expect(compile(directory)).toContain('TS2322');
+});
+
+it.each(['module', 'commonjs'] as const)('the tarball works where it was built, as %s', async (type) => {
+  const directory = await installed(type);
+  const load =
+    type === 'module' ? "import { StatePersistenceService } from 'agentmux-state';" : "const { StatePersistenceService } = require('agentmux-state');";
+  const program = `${load}
+    const service = new StatePersistenceService(process.argv[2]);
+    service.initialize().then(async () => {
+      service.updateAgent({ sessionName: 'dev-1', agentId: 'a', role: 'r', status: 'active' });
+      await service.prepareForShutdown();
+      console.log(service.getState().agents[0].sessionName);
+    });`;
+  await writeFile(join(directory, 'program.js'), program);
+  const printed = execFileSync(process.execPath, ['program.js', join(directory, 'base')], { cwd: directory, encoding: 'utf8' });
+  expect(printed).toBe('dev-1\n');
+});
+
+it.each([
+  ['for ES2020', ['--target', 'es2020', '--lib', 'es2020', '--module', 'nodenext']],
+  ['for ES2020 and Node 16', ['--target', 'es2020', '--lib', 'es2020', '--module', 'node16']],
+  ['for ES2020 and a bundler', ['--target', 'es2020', '--lib', 'es2020', '--module', 'esnext', '--moduleResolution', 'bundler']],
+])('the types compile %s, with nothing of Node and no library unchecked', async (_, options) => {
+  const directory = await installed('module');
+  const program = `import { StatePersistenceError, getStatePersistenceService, type TaskState } from 'agentmux-state';
+    export const task = (id: string): TaskState | undefined => getStatePersistenceService().getState()?.tasks.find((it) => it.id === id);
+    export const pid = (error: unknown): number | undefined => (error instanceof StatePersistenceError ? error.pid : undefined);`;
+  await writeFile(join(directory, 'consumer.ts'), program);
+  expect(compile(directory, [...options, '--types', ''])).toBe('');
+});
+
+/** What a script prints to stderr when it fails. */
+function complaint(directory: string, env: NodeJS.ProcessEnv, ...args: string[]): string {
+  const { status, stderr } = spawnSync(process.execPath, args, { cwd: directory, env, encoding: 'utf8' });
+  expect(status).toBe(1);
+  return stderr;
+}
+
+it('what is missing is said in one sentence where the package is loaded', async () => {
+  const directory = await installed('commonjs');
+  const script = "try { require('agentmux-state') } catch ({ message, code }) { console.error(message); process.exit(1) }";
+  const other = "Object.defineProperty(process, 'platform', { value: 'win32' });";
+  const unsupported = `agentmux-state runs on Linux and macOS with an x64 or arm64 processor, and this is win32 with ${process.arch}\n`;
+  expect(complaint(directory, process.env, '--eval', other + script)).toBe(unsupported);
+  const dist = join(directory, 'node_modules/agentmux-state/dist');
+  for (const name of (await readdir(dist)).filter((it) => it.endsWith('.node'))) {
+    await rm(join(dist, name));
+  }
+  const lines = complaint(directory, process.env, '--eval', script).split('\n');
+  expect(lines).toEqual([expect.stringMatching(/^agentmux-state has no native module for .* `npm run build` in bindings\/node$/), '']);
+});
+
+it('what is missing is said in one sentence where the package is built', async () => {
+  const directory = base();
+  const tools = async (name: string, programs: Record<string, string>) => {
+    const path = join(directory, name);
+    await mkdir(path);
+    for (const [program, prints] of Object.entries(programs)) {
+      await writeFile(join(path, program), `#!/bin/sh\necho '${prints}'\n`, { mode: 0o755 });
+    }
+    return complaint(PACKAGE, { PATH: path }, 'build.mjs');
+  };
+  const [cargo, rustc] = ['cargo 1.95.0 (x)', 'rustc 1.95.0 (x)'];
+  for (const [name, programs, sentence] of [
+    ['nothing', {}, /^building agentmux-state needs Rust 1\.95 or later, and there is no cargo or rustc in the PATH; .*\n$/],
+    ['no-cargo', { rustc, cc: '' }, /^building agentmux-state needs Rust 1\.95 or later, and there is no cargo or rustc in the PATH; .*\n$/],
+    ['old', { cargo, rustc: 'rustc 1.94.1 (x)', cc: '' }, /^building agentmux-state needs Rust 1\.95 or later, and this is 1\.94\.1; .*\n$/],
+    ['no-cc', { cargo, rustc }, /^building agentmux-state needs a C compiler, and cc cannot be started; .*\n$/],
+  ] as [string, Record<string, string>, RegExp][]) {
+    expect(await tools(name, programs), name).toMatch(sentence);
+  }
+});
+
+it('npm is told where it runs', async () => {
+  const manifest = JSON.parse(await readFile(join(PACKAGE, 'package.json'), 'utf8')) as Record<string, unknown>;
+  expect(manifest).toMatchObject({ engines: { node: '>=20' }, os: ['linux', 'darwin'], cpu: ['x64', 'arm64'] });
+  const { napi, os, cpu } = manifest as { napi: { targets: string[] }; os: string[]; cpu: string[] };
+  const names: Record<string, string> = { x86_64: 'x64', aarch64: 'arm64' };
+  expect(new Set(napi.targets.map((triple) => names[triple.split('-')[0]!]))).toEqual(new Set(cpu));
+  expect(new Set(napi.targets.map((triple) => (triple.includes('linux') ? 'linux' : 'darwin')))).toEqual(new Set(os));
 });
 
 it('that project imports everything', async () => {
@@ -166,11 +242,14 @@ it('both kinds of module share one service', () => {
   expect(JSON.parse(printed)).toEqual([true, true]);
 });
 
-it('holds what is needed to run, and the binaries come by packages of their own', async () => {
+it('holds what is needed to run here, and the binaries of a release come by packages of their own', async () => {
   const [{ files }] = JSON.parse(npm('pack', '--dry-run', '--json')) as [{ files: { path: string }[] }];
-  const modules = ['constants', 'error', 'index', 'live', 'native', 'reports', 'service', 'types'];
+  const modules = ['binding', 'constants', 'error', 'index', 'live', 'native', 'reports', 'service', 'types'];
+  const built = (await readdir(join(PACKAGE, 'dist'))).filter((name) => name.endsWith('.node')).map((name) => `dist/${name}`);
+  expect(built).toHaveLength(1);
   expect(files.map(({ path }) => path).toSorted()).toEqual(
     [
+      ...built,
       'LICENSE',
       'README.md',
       'package.json',
@@ -184,6 +263,10 @@ it('holds what is needed to run, and the binaries come by packages of their own'
   for (const name of ['package.json', 'README.md', 'LICENSE']) {
     await copyFile(join(PACKAGE, name), join(directory, name));
   }
+  await mkdir(join(directory, 'dist'));
+  for (const name of built) {
+    await copyFile(join(PACKAGE, name), join(directory, name));
+  }
   const platforms = ['darwin-arm64', 'darwin-x64', 'linux-arm64-gnu', 'linux-arm64-musl', 'linux-x64-gnu', 'linux-x64-musl'];
   await mkdir(join(directory, 'artifacts'));
   for (const platform of platforms) {
@@ -193,7 +276,11 @@ it('holds what is needed to run, and the binaries come by packages of their own'
     execFileSync(join(PACKAGE, 'node_modules/.bin/napi'), args, { cwd: directory, stdio: 'ignore' });
   napi('create-npm-dirs');
   napi('artifacts');
-  napi('pre-publish', '--tag-style', 'npm', '--no-gh-release', '--skip-optional-publish');
+  const { scripts } = JSON.parse(await readFile(join(PACKAGE, 'package.json'), 'utf8')) as { scripts: Record<string, string> };
+  const [publish, clean] = scripts['prepublishOnly']!.split(' && ');
+  napi(...publish!.split(' ').slice(1), '--skip-optional-publish');
+  execFileSync('sh', ['-c', clean!], { cwd: directory });
+  expect(await readdir(join(directory, 'dist'))).toEqual([]);
   expect((await readdir(join(directory, 'npm'))).toSorted()).toEqual(platforms);
   const binary = 'agentmux-state.linux-x64-gnu.node';
   expect(await readFile(join(directory, 'npm/linux-x64-gnu', binary), 'utf8')).toBe('linux-x64-gnu');
