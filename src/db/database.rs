@@ -269,11 +269,13 @@ impl Database {
             conn.commit();
         }
         let start = Instant::now();
-        let joined = conn.join(
-            deadline,
-            |conn| self.require_latest_schema(conn).map_err(Failed::Ours),
-            |part| work(part).map_err(Failed::Theirs),
-        );
+        let joined = self.place.files_are_there().map_err(Failed::Ours).and_then(|()| {
+            conn.join(
+                deadline,
+                |conn| self.require_latest_schema(conn).map_err(Failed::Ours),
+                |part| work(part).map_err(Failed::Theirs),
+            )
+        });
         if length == Work::Unknown {
             self.note_batch(start.elapsed());
         }
@@ -379,6 +381,7 @@ impl Database {
     ) -> Result<T, E> {
         let writer = writer.open(&self.path, closing)?;
         let failed = |error: rusqlite::Error| self.explain(error.into());
+        self.place.files_are_there()?;
         let transaction = writer.begin_alone(deadline).map_err(failed)?;
         self.require_latest_schema(&transaction).map_err(|error| self.explain(error))?;
         let outcome = match work(&transaction) {
