@@ -122,7 +122,7 @@ fn recent_conversations(conn: &Connection, now: DateTime<Utc>) -> Result<Vec<Str
          WHERE last_activity_at GLOB '[0-9][0-9][0-9][0-9]-*' AND unixepoch(last_activity_at) >= ?1
          ORDER BY +position",
     )?;
-    let since = (now - RESUME_WINDOW).timestamp() - 1;
+    let since = now.checked_sub_signed(RESUME_WINDOW).unwrap_or(DateTime::<Utc>::MIN_UTC).timestamp() - 1;
     let mut rows = select.query([since])?;
     let mut recent = Vec::new();
     while let Some(row) = rows.next()? {

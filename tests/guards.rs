@@ -13,10 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentmux_state::{
-    AgentActivity, AgentState, CheckpointReason, ConversationState, DirectoryLock, Error, ImportMode, ImportOptions,
-    ProjectState, ServiceOptions, SharedMounts, StatePersistenceService, StateStore, StoreOptions, TaskState,
-    TaskStatus, write_private_file,
+    AgentActivity, AgentState, CheckpointReason, Clock, ConversationState, DirectoryLock, Error, ImportMode,
+    ImportOptions, ListFilter, ProjectState, PruneOptions, ServiceOptions, SharedMounts, StatePersistenceService,
+    StateRetention, StateStore, StoreOptions, TaskState, TaskStatus, write_private_file,
 };
+use chrono::{DateTime, Utc};
 use common::program::{command, error, json, run};
 use common::role::{role, said, say, start};
 use common::{Base, FIXTURE, TestResult, agent, conversation, export, import, task};
@@ -657,5 +658,102 @@ fn a_merge_that_overwrites_something_makes_a_backup_first() -> TestResult {
     assert_eq!(merge(r#"{"version": "1.0.0", "note": "first"}"#)?, None);
     assert_eq!(merge(r#"{"version": "1.0.0", "note": "first"}"#)?, None);
     assert!(merge(r#"{"version": "1.0.0", "note": "second"}"#)?.is_some());
+    Ok(())
+}
+
+#[test]
+fn no_clock_makes_anything_panic() -> TestResult {
+    let at = |year, month| chrono::NaiveDate::from_ymd_opt(year, month, 1).expect("a date").and_hms_opt(0, 0, 1);
+    let utc = |year, month| at(year, month).expect("a time").and_utc();
+    for moment in [
+        DateTime::<Utc>::MIN_UTC,
+        utc(-5000, 1),
+        utc(1, 1),
+        utc(1969, 12),
+        utc(9999, 12),
+        utc(10_000, 1),
+        DateTime::<Utc>::MAX_UTC,
+    ] {
+        let base = Base::new()?;
+        let options = || ServiceOptions {
+            clock: Clock::new(move || moment),
+            checkpoint_interval: Some(Duration::from_millis(20)),
+            backup_interval: Some(Duration::from_secs(1)),
+            retention: StateRetention {
+                completed_tasks: Some(Duration::from_secs(u64::MAX)),
+                idle_conversations: Some(Duration::from_secs(60)),
+            },
+            ..base.options()
+        };
+        for _ in 0..2 {
+            let service = StatePersistenceService::with_options(options());
+            service.initialize()?;
+            service.update_task(&task("T-1", TaskStatus::InProgress))?;
+            service.update_conversation(&conversation("C-1", 0..2))?;
+            service.append_message("C-1", &common::message(3))?;
+            let checkpoint = service.save_state(CheckpointReason::UserRequest)?;
+            assert!(checkpoint.checkpointed_at.parse().is_some(), "{moment}: {checkpoint:?}");
+            let backup = service.create_backup("x")?;
+            service.restore_from_backup(&backup)?;
+            service.generate_resume_instructions(&service.state()?);
+            agentmux_state::resume_instructions(&service.state()?, moment);
+            service.store()?.resume_instructions(moment)?;
+            let (completed_before, idle_before) = (Some(moment), Some(moment));
+            service.store()?.prune(&PruneOptions { completed_before, idle_before, dry_run: true })?;
+            service.store()?.tasks(&ListFilter { since: Some(moment), ..ListFilter::default() })?;
+            service.store()?.conversations(&ListFilter { since: Some(moment), ..ListFilter::default() })?;
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(service.last_checkpoint_error(), None, "{moment}");
+            service.prepare_for_shutdown()?;
+        }
+        let checked = base.store()?.check()?;
+        assert!(checked.ok, "{moment}: {checked:?}");
+        assert!(base.store()?.verify_backups(None)?.iter().all(|it| it.ok));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_program_does_not_panic_before_1970() -> TestResult {
+    let libraries =
+        ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+    let Some(library) = libraries.into_iter().find(|library| Path::new(library).exists()) else {
+        eprintln!("skipped: there is no libfaketime");
+        return Ok(());
+    };
+    let base = Base::new()?;
+    let at = |arguments: &[&str]| -> std::io::Result<String> {
+        let mut command = command(&base, arguments);
+        let output = command
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME", "@1950-01-01 10:00:00")
+            .env("FAKETIME_DONT_RESET", "1")
+            .output()?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!errors.contains("panicked") && output.status.code().is_some(), "{arguments:?}: {errors}");
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    at(&["import", "tests/fixtures/current-state.json"])?;
+    let made = at(&["--json", "checkpoint"])?;
+    assert!(made.contains("1970-01-01T00:00:00.000Z"), "the time is faked: {made}");
+    let report = base.path().join("report.html");
+    for arguments in [
+        &["status"][..],
+        &["list", "tasks", "--since", "2h"],
+        &["list", "conversations"],
+        &["resume"],
+        &["backup", "create"],
+        &["backup", "list"],
+        &["check"],
+        &["search", "build"],
+        &["graph"],
+        &["report", name(&report)],
+        &["export"],
+        &["prune", "--idle-before", "30days", "--dry-run"],
+        &["migrate"],
+    ] {
+        at(arguments)?;
+    }
     Ok(())
 }

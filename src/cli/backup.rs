@@ -3,7 +3,6 @@
 use agentmux_state::{
     Backup, BackupVerdict, DirectoryLock, Error, Retention, RetentionReport, StateStore, list_backups, verify_backups,
 };
-use chrono::Utc;
 
 use super::{BackupCommand, Context, Ending, Outcome, print};
 
@@ -47,7 +46,7 @@ fn backups(context: &Context) -> Result<Vec<Backup>, Error> {
 }
 
 fn list_for_people(backups: &[Backup]) -> String {
-    let now = Utc::now();
+    let now = super::now();
     let mut table = print::table(&["ID", "MADE", "SIZE", "LABEL"]);
     for backup in backups {
         table.add_row([

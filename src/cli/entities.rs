@@ -47,7 +47,7 @@ trait Line {
 fn print_list<T: Line + Serialize>(context: &Context, entities: &[T]) -> Outcome {
     context.show(&entities, || {
         let mut table = print::table(T::HEADER);
-        let now = Utc::now();
+        let now = super::now();
         for entity in entities {
             table.add_row(entity.cells(now));
         }

@@ -23,8 +23,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agentmux_state::{
-    CheckpointReason, Error, ImportOptions, ListFilter, ProgressCallback, PruneOptions, StateStore, StoreOptions,
-    Timestamp, default_state_dir,
+    CheckpointReason, Clock, Error, ImportOptions, ListFilter, ProgressCallback, PruneOptions, StateStore,
+    StoreOptions, Timestamp, default_state_dir,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::builder::PossibleValuesParser;
@@ -473,10 +473,15 @@ impl Context {
     }
 }
 
+/// The present time.
+fn now() -> DateTime<Utc> {
+    Clock::default().now()
+}
+
 /// A moment, or how long ago it was.
 fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     let age = || humantime::parse_duration(text).ok().and_then(|age| TimeDelta::from_std(age).ok());
-    let moment = Timestamp::from(text).parse().or_else(|| Utc::now().checked_sub_signed(age()?));
+    let moment = Timestamp::from(text).parse().or_else(|| now().checked_sub_signed(age()?));
     moment.ok_or_else(|| "expected a moment such as 2026-11-22T10:00:00Z, or an age such as 90min, 2h, 3days".into())
 }
 

@@ -30,7 +30,7 @@ struct Report<'p> {
 
 pub(super) fn run(context: &Context, path: &Path) -> Outcome {
     let store = context.read()?;
-    let page = Page::read(&store)?.html(Utc::now());
+    let page = Page::read(&store)?.html(super::now());
     write_private_file(path, page.as_bytes())?;
     let report = Report { path, bytes: page.len() };
     context.confirm(&report, || format!("Wrote {} ({}).\n", path.display(), print::bytes(report.bytes as u64)));

@@ -1,12 +1,11 @@
 //! `resume`
 
 use agentmux_state::{ResumeInstructions, Timestamp};
-use chrono::Utc;
 
 use super::{Context, Ending, Outcome, print};
 
 pub(super) fn run(context: &Context, now: Option<Timestamp>) -> Outcome {
-    let now = now.and_then(|now| now.parse()).unwrap_or_else(Utc::now);
+    let now = now.and_then(|now| now.parse()).unwrap_or_else(super::now);
     let instructions = context.read()?.resume_instructions(now)?;
     context.show(&instructions, || for_people(&instructions))?;
     Ok(Ending::Complete)

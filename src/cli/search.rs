@@ -2,7 +2,6 @@
 
 use agentmux_state::{Error, SearchHit};
 use anstyle::{AnsiColor, Style};
-use chrono::Utc;
 
 use super::{Context, Ending, Outcome, print};
 
@@ -25,7 +24,7 @@ fn for_people(hit: &SearchHit) -> String {
         print::clean(&hit.conversation_id),
         hit.position,
         print::clean(speaker),
-        print::ago(&hit.timestamp, Utc::now()),
+        print::ago(&hit.timestamp, super::now()),
         highlighted(hit),
     )
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use agentmux_state::{
     Checkpoint, DirectoryLock, LockHolder, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp, WriteAheadLog,
 };
-use chrono::Utc;
 use serde::Serialize;
 
 use super::{Context, Ending, Outcome, print};
@@ -97,7 +96,7 @@ fn run_status(run: Run, holder: Option<&LockHolder>) -> RunStatus {
 }
 
 fn for_people(status: &Status) -> String {
-    let now = Utc::now();
+    let now = super::now();
     let counts = &status.counts;
     let by_status: Vec<_> =
         status.tasks_by_status.iter().map(|(status, number)| format!("{number} {}", print::clean(status))).collect();
