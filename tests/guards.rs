@@ -757,3 +757,56 @@ fn the_program_does_not_panic_before_1970() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn a_table_takes_no_longer_for_a_text_of_megabytes() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let long = "日x".repeat(5_000_000);
+    store.update_task(&TaskState {
+        title: long.clone(),
+        assigned_to: Some(long.clone()),
+        ..task("T-1", TaskStatus::Pending)
+    })?;
+    store.update_conversation(&ConversationState { current_topic: Some(long.clone()), ..conversation("C-1", []) })?;
+    store.update_agent(&AgentState { role: long.clone(), ..agent("dev-1") })?;
+    store.update_project(&ProjectState { path: long.clone(), ..common::project("P-1") })?;
+    let short = "日x".repeat(100);
+    for kind in ["tasks", "conversations", "agents", "projects"] {
+        let start = Instant::now();
+        let printed = common::program::text(run(&base, 0, &["list", kind]));
+        assert!(start.elapsed() < Duration::from_secs(10), "{kind}: {:?}", start.elapsed());
+        assert!(printed.contains(&format!("{short}…")) && printed.len() < 10_000, "{kind}: {} bytes", printed.len());
+        println!("list {kind}: {:?}", start.elapsed());
+    }
+    assert_eq!(json(&base, &["list", "tasks"])[0]["title"], long.as_str(), "JSON has all of it");
+    Ok(())
+}
+
+#[test]
+fn a_moment_that_does_not_exist_is_a_wrong_usage_that_names_it() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    for value in [
+        "2026-02-30T10:00:00Z",
+        "2026-02-30",
+        "2026-01-01T24:00:00Z",
+        "2026-11-22T10:00:00",
+        "now",
+        "12345",
+        "",
+        "2e9y",
+    ] {
+        for arguments in [
+            &["resume", "--now", value][..],
+            &["list", "tasks", "--since", value],
+            &["graph", "--since", value],
+            &["prune", "--dry-run", "--completed-before", value],
+            &["prune", "--dry-run", "--idle-before", value],
+        ] {
+            let message = error(&base, 2, arguments);
+            assert!(message.contains(value) && message.contains("expected a moment"), "{arguments:?}: {message}");
+        }
+    }
+    Ok(())
+}

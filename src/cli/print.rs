@@ -44,9 +44,13 @@ pub(super) fn table_text(table: &mut Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// A cell with any text, made harmless.
+/// Characters of a text that a cell shows. To measure the width of a text of some megabytes takes a minute.
+const LONGEST_CELL: usize = 200;
+
+/// A cell with any text, made harmless and cut off where it is too long for a table.
 pub(super) fn cell(text: &str) -> Cell {
-    Cell::new(clean(text))
+    let Some((cut, _)) = text.char_indices().nth(LONGEST_CELL) else { return Cell::new(clean(text)) };
+    Cell::new(format!("{}…", clean(&text[..cut])))
 }
 
 /// A cell with a status, in its colour on a terminal.
