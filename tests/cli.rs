@@ -273,7 +273,8 @@ fn backups_are_made_listed_verified_restored_and_thinned_out() -> TestResult {
     assert_eq!(json(&base, &["backup", "verify"]), json!([{"id": id, "ok": true, "problems": []}]));
     assert_eq!(json(&base, &["status"])["counts"]["backups"], 1);
 
-    run(&base, 3, &["import", "--merge", QUIRKS_PATH]);
+    // It overwrites an agent, and makes a backup first.
+    let merged = json_with(&base, 3, &["import", "--merge", QUIRKS_PATH]);
     let restored = json(&base, &["backup", "restore", id]);
     assert_eq!(restored["restored"], id);
     assert!(restored["safetyBackup"].as_str().expect("an id").ends_with("-before-restore"));
@@ -288,7 +289,7 @@ fn backups_are_made_listed_verified_restored_and_thinned_out() -> TestResult {
     }
     assert_eq!(base.backups()?, before);
     let plan = json(&base, &["backup", "prune", "--keep", "1", "--dry-run"]);
-    assert_eq!(plan, json!({"removed": [id], "kept": [restored["safetyBackup"]]}));
+    assert_eq!(plan, json!({"removed": [merged["backup"], id], "kept": [restored["safetyBackup"]]}));
     assert_eq!(base.backups()?, before, "a dry run removes nothing");
     assert_eq!(json(&base, &["backup", "prune", "--keep-daily", "1"]), plan);
     assert_eq!(base.backups()?.len(), 2);

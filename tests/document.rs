@@ -457,10 +457,12 @@ fn a_state_that_is_not_empty_is_only_replaced_or_merged_on_demand() -> TestResul
     assert_eq!(store.task("T-1")?.expect("the task").title, "t", "the document's takes the place");
 
     let replace = |allow_shrink| ImportOptions { mode: ImportMode::Replace, allow_shrink, ..Default::default() };
+    let before = base.backups()?;
+    assert!(!before.is_empty(), "a merge that overwrites makes a backup");
     let result = store.import_json(SMALL.as_bytes(), replace(false));
     assert!(matches!(result, Err(Error::WouldShrink { before: 3, after: 1 })), "{result:?}");
     assert_eq!(ids(&store)?, ["T-1", "T-2", "T-3"]);
-    assert_eq!(base.backups()?.len(), 0, "what is refused needs no backup");
+    assert_eq!(base.backups()?, before, "what is refused needs no backup");
 
     let report = store.import_json(SMALL.as_bytes(), replace(true))?;
     assert_eq!(export(&store)?, SMALL);

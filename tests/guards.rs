@@ -810,3 +810,52 @@ fn a_moment_that_does_not_exist_is_a_wrong_usage_that_names_it() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn what_cannot_be_printed_is_a_failure_also_where_standard_output_is_closed() -> TestResult {
+    let base = Base::new()?;
+    import(&base.store()?, FIXTURE)?;
+    base.store()?.create_backup("x")?;
+    let shell = |redirection: &str, arguments: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("exec \"$@\" {redirection}")).arg("sh").arg(env!("CARGO_BIN_EXE_agentmux-state"));
+        shell.arg("--state-dir").arg(base.state_dir()).args(arguments).output()
+    };
+    for redirection in [">&-", "1</dev/null", ">/dev/full"] {
+        for arguments in [
+            &["export", "-"][..],
+            &["status"],
+            &["--json", "status"],
+            &["check"],
+            &["resume"],
+            &["list", "tasks"],
+            &["--json", "list", "tasks"],
+            &["show", "task", "task-1"],
+            &["search", "build"],
+            &["graph"],
+            &["backup", "list"],
+            &["backup", "verify"],
+            &["migrate", "--status"],
+            &["completions", "bash"],
+            &["--help"],
+            &["--version"],
+        ] {
+            // What clap prints itself is only looked at before.
+            if redirection == ">/dev/full" && arguments[0].starts_with("--") && arguments.len() == 1 {
+                continue;
+            }
+            let output = shell(redirection, arguments)?;
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{redirection} {arguments:?}: {errors}");
+            assert!(errors.contains("cannot write the output"), "{redirection} {arguments:?}: {errors}");
+        }
+        // What was done is done.
+        let output = shell(redirection, &["checkpoint"])?;
+        assert_eq!(output.status.code(), Some(0), "{redirection}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("done, but the report could not be written"));
+    }
+    for redirection in [">/dev/null", "1<>/dev/null"] {
+        assert!(shell(redirection, &["export", "-"])?.status.success(), "{redirection}");
+    }
+    Ok(())
+}

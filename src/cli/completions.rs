@@ -1,7 +1,5 @@
 //! `completions`, and the ids that the shell completes.
 
-use std::io;
-
 use agentmux_state::{EntityKind, StateStore, default_state_dir, list_backups};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
@@ -19,7 +17,7 @@ pub(super) fn run(shell: Shell) -> Outcome {
         Shell::Zsh => &Zsh,
         Shell::Fish => &Fish,
     };
-    completer.write_registration("COMPLETE", PROGRAM, PROGRAM, PROGRAM, &mut io::stdout())?;
+    completer.write_registration("COMPLETE", PROGRAM, PROGRAM, PROGRAM, &mut print::stdout()?)?;
     Ok(Ending::Complete)
 }
 

@@ -359,9 +359,19 @@ impl From<io::Error> for Failure {
 pub(crate) fn main() -> ExitCode {
     // Called by the shell's script to complete a line, this prints the candidates and ends.
     CompleteEnv::with_factory(Arguments::command).complete();
-    let arguments = Arguments::parse();
-    log_to_stderr(arguments.verbose, arguments.quiet);
-    match run(arguments) {
+    let arguments = Arguments::try_parse();
+    let outcome = match arguments {
+        Ok(arguments) => {
+            log_to_stderr(arguments.verbose, arguments.quiet);
+            run(arguments)
+        }
+        // Help and the version are output, too.
+        Err(message) => match if message.use_stderr() { Ok(()) } else { print::stdout().map(drop) } {
+            Ok(()) => message.exit(),
+            Err(error) => Err(error.into()),
+        },
+    };
+    match outcome {
         Ok(Ending::Complete) => ExitCode::SUCCESS,
         Ok(Ending::RecordsSetAside) => ExitCode::from(3),
         Ok(Ending::ProblemsFound) => ExitCode::FAILURE,

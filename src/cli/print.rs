@@ -5,19 +5,38 @@ use std::io::{self, IsTerminal, Write};
 use agentmux_state::{Timestamp, to_json};
 use chrono::{DateTime, TimeDelta, Utc};
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::Value;
+
+/// Standard output, to be written to.
+///
+/// # Errors
+/// Where it is closed, or open for reading only: Rust's own `stdout` takes such writes for done.
+pub(super) fn stdout() -> io::Result<io::Stdout> {
+    let out = io::stdout();
+    let is_closed = std::env::var_os("AGENTMUX_STATE_STDOUT_IS_CLOSED").is_some();
+    if is_closed {
+        return Err(io::Error::other("standard output is closed"));
+    }
+    match rustix::fs::fcntl_getfl(&out)? & OFlags::RWMODE {
+        OFlags::RDONLY => Err(io::Error::other("standard output is open for reading only")),
+        _ => Ok(out),
+    }
+}
 
 /// Prints one JSON document.
 pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
     let mut text = to_json(value)?;
     text.push('\n');
-    io::stdout().write_all(text.as_bytes())
+    let mut out = stdout()?;
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Prints text for people; colours only reach a terminal.
 pub(super) fn text(text: &str) -> io::Result<()> {
-    let mut out = anstream::stdout();
+    let mut out = anstream::AutoStream::auto(stdout()?);
     out.write_all(text.as_bytes())?;
     out.flush()
 }

@@ -44,7 +44,7 @@ pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
     let exported = match path {
         None => context.write()?.refresh_export()?,
         Some(path) if path.as_os_str() == "-" => {
-            let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+            let mut out = BufWriter::with_capacity(64 * 1024, print::stdout()?.lock());
             return match context.read()?.export_json(&mut out) {
                 Ok(()) => Ok(out.flush().map(|()| Ending::Complete)?),
                 Err(Error::Stream { source, .. }) => Err(Failure::Output(source)),
