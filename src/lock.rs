@@ -81,6 +81,18 @@ impl LockHolder {
         is_service && is_same_host && self.pid.map(i64::from) == Some(run.pid)
     }
 
+    /// Whether it is a service that runs in this PID namespace and has a file open; `None` where that cannot be
+    /// seen.
+    pub(crate) fn has_open(&self, file: FileId) -> Option<bool> {
+        let namespace = |process: &str| process.split(" started ").next().map(str::to_owned);
+        let is_here = self.process.as_deref().and_then(namespace) == namespace(&THIS_PROCESS);
+        if !is_here || self.role != Role::Service.as_str() {
+            return None;
+        }
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid?)).ok()?.flatten();
+        Some(open.filter_map(|entry| fs::metadata(entry.path()).ok()).any(|metadata| FileId::of(&metadata) == file))
+    }
+
     fn is_command(&self) -> bool {
         self.role == Role::Command.as_str()
     }
@@ -263,6 +275,14 @@ static THIS_PROCESS: LazyLock<String> = LazyLock::new(|| {
     let started = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or("0").to_owned();
     format!("boot {} pid-namespace {namespace} started {started}", boot.trim())
 });
+
+/// Whether a process still holds the lock file of a directory, though the file was deleted.
+pub(crate) fn holds_deleted_lock(pid: i64, state_dir: &Path) -> bool {
+    let mut deleted = state_dir.join(LOCK_FILE).into_os_string();
+    deleted.push(" (deleted)");
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.as_os_str() == deleted)
+}
 
 /// Opens the lock file, never through a link, and never another kind of thing; `None` where it is missing.
 fn open(path: &Path, options: &mut OpenOptions) -> Result<Option<File>> {

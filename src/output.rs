@@ -37,6 +37,9 @@ pub(crate) fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Resu
         }
         Ok(found) if !found.is_file() && !found.is_dir() => {
             let file = OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))?;
+            if file.metadata().map_err(Error::io("write", path))?.is_file() {
+                return Err(Error::io("write", path)(io::Error::other("it became a file meanwhile")));
+            }
             let mut out = BufWriter::with_capacity(64 * 1024, file);
             write(&mut out)?;
             out.flush().map(|()| 0).map_err(Error::io("write", path))

@@ -19,8 +19,8 @@ use agentmux_state::{
 };
 use chrono::{DateTime, Utc};
 use common::program::{command, error, json, run};
-use common::role::{role, said, say, start};
-use common::{Base, FIXTURE, TestResult, agent, conversation, export, import, task};
+use common::role::{role, said, say, start, start_under};
+use common::{Base, FIXTURE, TestResult, agent, base_of, conversation, export, import, task};
 use rusqlite::Connection;
 
 fn name(path: &Path) -> &str {
@@ -54,6 +54,17 @@ fn in_a_role() -> TestResult {
             say(service.prepare_for_shutdown().err().map_or("shut down", |error| error.code()));
             drop(service);
             say("ended");
+        }
+        // Holds the directory as a service of an older release does, until its input ends.
+        "hold" => {
+            let _held = DirectoryLock::acquire(&base.join(".agentmux/state"))?;
+            say(&std::process::id().to_string());
+            std::io::read_to_string(std::io::stdin())?;
+        }
+        "open" => {
+            let opened = StateStore::open(base.join(".agentmux/state"));
+            say(&std::process::id().to_string());
+            say(opened.map_or_else(|error| error.code(), |_| "opened"));
         }
         other => panic!("no role {other}"),
     }
@@ -857,5 +868,63 @@ fn what_cannot_be_printed_is_a_failure_also_where_standard_output_is_closed() ->
     for redirection in [">/dev/null", "1<>/dev/null"] {
         assert!(shell(redirection, &["export", "-"])?.status.success(), "{redirection}");
     }
+    Ok(())
+}
+
+#[test]
+fn check_says_that_a_running_service_has_lost_its_database_or_its_lock() -> TestResult {
+    let (base, other) = (Base::new()?, Base::new()?);
+    other.store()?.update_task(&task("T-other", TaskStatus::Pending))?;
+    let owner = || -> Vec<String> {
+        let output = command(&base, &["--json", "check"]).output().expect("the program runs");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+        let problems = report["problems"].as_array().expect("an array").clone();
+        problems.iter().filter(|it| it["kind"] == "owner").map(|it| it["message"].to_string()).collect()
+    };
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::Pending))?;
+    assert_eq!(owner(), [""; 0], "all is well");
+    let lock = fs::read(base.file("service.lock"))?;
+    fs::remove_file(base.file("service.lock"))?;
+    let found = owner();
+    assert!(found.len() == 1 && found[0].contains("lock file"), "{found:?}");
+    fs::write(base.file("service.lock"), lock)?;
+    assert_eq!(owner().len(), 1, "another file has its name");
+    drop(service);
+    assert_eq!(owner(), [""; 0], "nobody runs");
+
+    let service = base.service();
+    service.initialize()?;
+    service.update_task(&task("T-2", TaskStatus::Pending))?;
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        fs::rename(base.file(file), base.path().join(file))?;
+    }
+    fs::copy(other.file("state.db"), base.file("state.db"))?;
+    let found = owner();
+    assert!(found.len() == 1 && found[0].contains(&std::process::id().to_string()), "{found:?}");
+    assert!(found[0].contains("another file open"), "{found:?}");
+    Ok(())
+}
+
+#[test]
+fn two_containers_that_are_both_process_1_are_two_processes() -> TestResult {
+    let container = ["unshare", "--pid", "--fork"];
+    if !Command::new(container[0]).args(&container[1..]).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no PID namespace can be made here");
+        return Ok(());
+    }
+    // A database of an older release, which nobody may upgrade under the service that runs.
+    let base = base_of(4)?;
+    let (mut holder, mut holder_says) = start_under(&container, "hold", &base)?;
+    assert_eq!(said(&mut holder_says).next().as_deref(), Some("1"));
+    let (mut opener, mut opener_says) = start_under(&container, "open", &base)?;
+    assert_eq!(said(&mut opener_says).collect::<Vec<_>>(), ["1", "IN_USE"]);
+    assert!(opener.wait()?.success());
+    drop(holder.stdin.take());
+    assert!(holder.wait()?.success());
+    let (mut opener, mut opener_says) = start_under(&container, "open", &base)?;
+    assert_eq!(said(&mut opener_says).collect::<Vec<_>>(), ["1", "opened"]);
+    assert!(opener.wait()?.success());
     Ok(())
 }

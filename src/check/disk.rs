@@ -5,16 +5,24 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::Findings;
-use crate::db::SET_ASIDE_PREFIX;
+use crate::db::{FileId, SET_ASIDE_PREFIX};
 use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, EXPORT_FILE};
+use crate::lock::{DirectoryLock, holds_deleted_lock};
 use crate::mount::{SharedMount, shared_mount};
+use crate::store::Run;
 
 /// With less room than this, updates are about to fail.
 const LITTLE: u64 = 16 * 1024 * 1024;
 
 /// Checks it; the bytes that are free, where the file system tells.
-pub(super) fn check(state_dir: &Path, database_bytes: u64, findings: &mut Findings) -> Option<u64> {
+pub(super) fn check(
+    state_dir: &Path,
+    database_bytes: u64,
+    last_run: Option<&Run>,
+    findings: &mut Findings,
+) -> Option<u64> {
     permissions(state_dir, findings);
+    owner(state_dir, last_run, findings);
     for entry in fs::read_dir(state_dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(SET_ASIDE_PREFIX) {
             let files = fs::read_dir(entry.path()).into_iter().flatten().flatten();
@@ -40,6 +48,37 @@ pub(super) fn check(state_dir: &Path, database_bytes: u64, findings: &mut Findin
         findings.note("space", message);
     }
     Some(free)
+}
+
+/// Whether the service that runs works on the files that are there.
+fn owner(state_dir: &Path, last_run: Option<&Run>, findings: &mut Findings) {
+    let database = state_dir.join(DATABASE_FILE);
+    let holder = DirectoryLock::find_holder(state_dir).ok().flatten();
+    if let Some(holder) = &holder
+        && let Ok(Some(file)) = FileId::at(&database)
+        && holder.has_open(file) == Some(false)
+    {
+        let message = format!(
+            "process {} runs on {}, and has another file open: the database was moved, replaced or deleted under it, and it \
+             refuses updates; stop it, look which file is the right one, and start it again",
+            holder.pid.unwrap_or_default(),
+            database.display()
+        );
+        findings.problem("owner", message);
+    }
+    if let Some(run) = last_run
+        && run.outcome.is_none()
+        && !holder.is_some_and(|holder| holder.is_process_of(run))
+        && holds_deleted_lock(run.pid, state_dir)
+    {
+        let message = format!(
+            "process {} still runs on {}, though its lock file service.lock was deleted or replaced: another one may start beside \
+             it; stop it and start it again",
+            run.pid,
+            state_dir.display()
+        );
+        findings.problem("owner", message);
+    }
 }
 
 fn free_bytes(state_dir: &Path) -> Option<u64> {

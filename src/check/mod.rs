@@ -69,7 +69,7 @@ pub struct CheckFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckFinding {
     /// What kind of thing it is: `integrity`, `foreign_key`, `unreadable`, `schema`, `invariant`, `contradiction`,
-    /// `dangling_reference`, `set_aside`, `damaged`, `export`, `backup`, `wal`, `space`, `file_system` or `permissions`.
+    /// `dangling_reference`, `set_aside`, `damaged`, `export`, `backup`, `wal`, `space`, `file_system`, `owner` or `permissions`.
     pub kind: &'static str,
     /// What it is, and on which file or record.
     pub message: String,
@@ -112,7 +112,8 @@ impl StateStore {
         let backups = self.check_backups(&mut findings)?;
         let wal = self.write_ahead_log();
         wal.trouble().into_iter().for_each(|message| findings.note("wal", message));
-        let disk_free_bytes = disk::check(self.state_dir(), summary.database_bytes, &mut findings);
+        let disk_free_bytes =
+            disk::check(self.state_dir(), summary.database_bytes, summary.last_run.as_ref(), &mut findings);
         let counts = summary.counts;
         let facts = CheckFacts {
             schema_version: summary.schema_version,
