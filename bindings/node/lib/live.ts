@@ -60,9 +60,10 @@ export class LiveObjects {
     if (id === undefined) {
       return;
     }
+    const earlier = this.#given[kind].get(id) ?? this.#shown[kind].get(id);
     this.#shown[kind].delete(id);
     this.#given[kind].set(id, { object, before: text });
-    this.#show(kind, id, object);
+    this.#show(kind, id, object, earlier?.object);
   }
 
   /** Forgets the object of an entity that is not there any more. */
@@ -167,7 +168,7 @@ export class LiveObjects {
   }
 
   /** Puts an object into the state that was given out, or takes one out of it. */
-  #show(kind: Kind, id: string, object: object | undefined): void {
+  #show(kind: Kind, id: string, object: object | undefined, earlier?: object): void {
     const state = this.#state as Record<string, unknown> | undefined;
     if (!state) {
       return;
@@ -183,11 +184,13 @@ export class LiveObjects {
       }
       const [list, , key] = LISTS.find(([, of]) => of === kind)!;
       const entities = state[list] as Record<string, unknown>[];
+      const has = (entity: Record<string, unknown>) => entity?.[key] === id || (typeof entity?.[key] === 'number' && String(entity[key]) === id);
       if (!object) {
-        state[list] = entities.filter((entity) => String(entity?.[key]) !== id);
+        state[list] = entities.filter((entity) => !has(entity));
         return;
       }
-      const index = entities.findIndex((entity) => entity === object || String(entity?.[key]) === id);
+      let index = entities.indexOf((earlier ?? object) as Record<string, unknown>);
+      index = index < 0 ? entities.findIndex(has) : index;
       entities[index < 0 ? entities.length : index] = object as Record<string, unknown>;
     } catch {
       // Frozen, or made of something else by the caller: it is given out anew the next time.
@@ -394,7 +397,8 @@ function refilled(state: OrchestratorState | undefined, members: OrchestratorSta
     for (const key of Object.keys(state)) {
       delete (state as unknown as Record<string, unknown>)[key];
     }
-    return Object.assign(state, members);
+    // Not by assignment: a document may have a member `__proto__`.
+    return Object.defineProperties(state, Object.getOwnPropertyDescriptors(members));
   } catch {
     return members;
   }
