@@ -2,7 +2,7 @@
 //!
 //! The rules and the texts are the TypeScript service's. Both ways share them; `now` is passed in.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Local, NaiveDateTime, TimeDelta, Utc};
 use rusqlite::Connection;
 
 use crate::error::Result;
@@ -100,7 +100,33 @@ fn slack(message: String) -> ResumeNotification {
 
 /// A time to come, as a clock that was set back leaves it, is recent too.
 fn is_recent(last_activity_at: &Timestamp, now: DateTime<Utc>) -> bool {
-    last_activity_at.parse().is_some_and(|at| now.signed_duration_since(at) < RESUME_WINDOW)
+    let at = last_activity_at.parse().or_else(|| javascript_date(last_activity_at.as_str()));
+    at.is_some_and(|at| now.signed_duration_since(at) < RESUME_WINDOW)
+}
+
+/// What JavaScript's `Date` makes of a text that is not ISO 8601 with an offset: the forms in which `Date` itself prints a
+/// time, and ISO 8601 without an offset, which is local time there.
+fn javascript_date(text: &str) -> Option<DateTime<Utc>> {
+    // The time zone's name in parentheses is a comment.
+    let text = text.split_once(" (").map_or(text, |(before, _)| before).trim();
+    let with_offset = ["%a %b %d %Y %H:%M:%S GMT%z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
+    let local = [
+        "%Y-%m-%dT%H:%M:%S%.f",
+        "%Y-%m-%dT%H:%M",
+        "%Y-%m-%d %H:%M:%S%.f",
+        "%Y-%m-%d %H:%M",
+        "%a %b %d %Y %H:%M:%S",
+        "%b %d, %Y %H:%M:%S",
+        "%m/%d/%Y, %I:%M:%S %p",
+        "%m/%d/%Y %H:%M:%S",
+    ];
+    let of_offset = |form: &&str| DateTime::parse_from_str(text, form).ok().map(|at| at.to_utc());
+    let of_local = |form: &&str| {
+        let at = NaiveDateTime::parse_from_str(text, form).ok()?;
+        Some(at.and_local_timezone(Local).earliest()?.to_utc())
+    };
+    let of_mail = || DateTime::parse_from_rfc2822(text).ok().map(|at| at.to_utc());
+    with_offset.iter().find_map(of_offset).or_else(of_mail).or_else(|| local.iter().find_map(of_local))
 }
 
 fn resumable_tasks(conn: &Connection) -> Result<Vec<TaskResume>> {
@@ -115,12 +141,12 @@ fn resumable_tasks(conn: &Connection) -> Result<Vec<TaskResume>> {
 }
 
 fn recent_conversations(conn: &Connection, now: DateTime<Utc>) -> Result<Vec<String>> {
-    // The index finds candidates by whole seconds; the text decides. The `+` keeps SQLite from walking all rows in order
-    // for the sake of the ORDER BY.
+    // The text decides. Only of the usual form, UTC as `toISOString` prints it, SQLite knows as much.
     let mut select = conn.prepare_cached(
         "SELECT id, last_activity_at FROM conversations
-         WHERE last_activity_at GLOB '[0-9][0-9][0-9][0-9]-*' AND unixepoch(last_activity_at) >= ?1
-         ORDER BY +position",
+         WHERE last_activity_at NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*Z'
+            OR unixepoch(last_activity_at) >= ?1
+         ORDER BY position",
     )?;
     let since = now.checked_sub_signed(RESUME_WINDOW).unwrap_or(DateTime::<Utc>::MIN_UTC).timestamp() - 1;
     let mut rows = select.query([since])?;

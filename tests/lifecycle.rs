@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use agentmux_state::{
     CheckpointReason, ConversationState, Error, OrchestratorMode, RunOutcome, SelfImprovementState,
     SelfImprovementStatus, SelfImprovementTask, ServiceOptions, StatePersistenceService, TaskCheckpoint, TaskStatus,
-    reset_state_persistence_service, resume_instructions, state_persistence_service,
+    Timestamp, reset_state_persistence_service, resume_instructions, state_persistence_service,
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, FixedOffset, Local, TimeDelta, Utc};
 use common::{Base, FIXTURE, QUIRKS, TestResult, agent, clock_from, conversation, import, message, project, task};
 use serde_json::{Value, json};
 
@@ -236,6 +236,44 @@ fn both_ways_to_resume_agree() -> TestResult {
             assert_eq!(store.resume_instructions(now)?, resume_instructions(&state, now), "{now}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_last_activity_counts_in_the_forms_that_javascript_takes() -> TestResult {
+    let now = Utc::now();
+    let base = Base::new()?;
+    let store = base.store()?;
+    let forms: [(&str, fn(DateTime<Utc>) -> String); 12] = [
+        ("toISOString", |at| Timestamp::from(at).to_string()),
+        ("an offset", |at| at.with_timezone(&FixedOffset::east_opt(7200).expect("an offset")).to_rfc3339()),
+        ("String(date)", |at| {
+            at.with_timezone(&FixedOffset::east_opt(-3600).expect("an offset"))
+                .format("%a %b %d %Y %H:%M:%S GMT%z (Somewhere (else))")
+                .to_string()
+        }),
+        ("toUTCString", |at| at.format("%a, %d %b %Y %H:%M:%S GMT").to_string()),
+        ("local", |at| at.with_timezone(&Local).format("%Y-%m-%dT%H:%M:%S%.3f").to_string()),
+        ("local, to the minute", |at| at.with_timezone(&Local).format("%Y-%m-%dT%H:%M").to_string()),
+        ("UTC, to the minute", |at| at.format("%Y-%m-%dT%H:%MZ").to_string()),
+        ("with a space", |at| at.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()),
+        ("with a space, UTC", |at| at.format("%Y-%m-%d %H:%M:%SZ").to_string()),
+        ("toLocaleString", |at| at.with_timezone(&Local).format("%-m/%-d/%Y, %-I:%M:%S %p").to_string()),
+        ("American", |at| at.with_timezone(&Local).format("%b %-d, %Y %H:%M:%S").to_string()),
+        ("words", |_| "yesterday, or so".to_owned()),
+    ];
+    for (name, form) in forms {
+        for minutes in [30, 90] {
+            let last_activity_at = Timestamp::from(form(now - TimeDelta::minutes(minutes)));
+            let id = format!("{name}, {minutes} minutes");
+            store.update_conversation(&ConversationState { id, last_activity_at, ..Default::default() })?;
+        }
+    }
+    let expected: Vec<_> = forms[..11].iter().map(|(name, _)| format!("{name}, 30 minutes")).collect();
+    let instructions = store.resume_instructions(now)?;
+    let resumed: Vec<_> = instructions.conversations_to_resume.iter().map(|it| it.id.clone()).collect();
+    assert_eq!(resumed, expected);
+    assert_eq!(resume_instructions(&store.state()?, now), instructions);
     Ok(())
 }
 
