@@ -38,6 +38,7 @@ fn in_a_role() -> TestResult {
         "read" => reader::read_for_ever(&base),
         "toggle" => disk::work_on_request(&base),
         "new_tasks" => race::write_new_tasks(&base),
+        "answer_sql" => race::answer_sql(&base),
         "repeat_sql" => race::repeat_sql(&base, arguments),
         "service" => shutdown::serve(&base),
         "power_cuts" => cuts::cut_in_namespace(&base, arguments),

@@ -7,6 +7,7 @@
 //!
 //! The long form: `STATE_TEST_LONG=1 cargo test --release --test crash race -- --nocapture --test-threads=1`
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -16,6 +17,7 @@ use agentmux_state::StateStore;
 use rusqlite::Connection;
 
 use crate::common::role::{self, said, say, start};
+use crate::common::trace::can_trace;
 use crate::common::{Base, TestResult};
 use crate::ledger::figures;
 use crate::{choose, work};
@@ -138,6 +140,133 @@ fn round(
         wrong.push(format!("{acknowledged} acknowledged, {found:?} found"));
     }
     Ok((acknowledged, wrong))
+}
+
+/// The role of somebody who does SQL as it is said, on the SQLite of this library, as the shell does: one line, one answer.
+pub fn answer_sql(base: &Path) -> TestResult {
+    let conn = Connection::open(base.join(".agentmux/state/state.db"))?;
+    say("answered");
+    for line in std::io::stdin().lines() {
+        conn.query_row(&line?, [], |_| Ok(()))?;
+        say("answered");
+    }
+    Ok(())
+}
+
+/// What the race takes, one step after the other. A checkpoint by the process `pid`, to which `ask` gives SQL and waits for the
+/// answer, is held up by `strace` between its read of the header and its work, as the scheduler does with bad luck; with a map
+/// of the database, it makes a system call there. Returns what is wrong afterwards.
+fn race(
+    base: &Base,
+    pid: u32,
+    ask: &mut dyn FnMut(&str, &mut dyn FnMut() -> TestResult) -> TestResult,
+) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let store = base.store()?;
+    let conn = base.sql()?;
+    let checkpoint = || conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)));
+    let mut number = 0_u64;
+    let mut write = |more: u64| -> TestResult {
+        for _ in 0..more {
+            store.update_task(&work::task(&format!("W-{number}"), &number.to_string()))?;
+            number += 1;
+        }
+        Ok(())
+    };
+    write(30)?;
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    ask("PRAGMA mmap_size = 268435456;", &mut || Ok(()))?;
+    ask("SELECT count(description) FROM tasks;", &mut || Ok(()))?;
+    // A WAL of some length, all of it copied to the database.
+    write(60)?;
+    let (length, copied): (u64, u64) = checkpoint()?;
+    assert_eq!(length, copied);
+    let mut strace = Killed(Vec::new());
+    let log = tempfile::NamedTempFile::new()?;
+    let child = Command::new("strace")
+        .args(["-f", "-tt", "-p", &pid.to_string(), "-o"])
+        .arg(log.path())
+        .args(["-e", "trace=munmap", "-e", "inject=munmap:delay_enter=1500000"])
+        .stderr(Stdio::piped())
+        .spawn()?;
+    strace.0.push(child);
+    let mut attached = BufReader::new(strace.0[0].stderr.take().ok_or("it is piped")?);
+    attached.read_line(&mut String::new())?;
+    ask("PRAGMA wal_checkpoint(PASSIVE);", &mut || {
+        thread::sleep(Duration::from_millis(500));
+        // A commit begins the WAL anew, with other pages.
+        write(20)
+    })?;
+    drop(strace);
+    let is_held_up = std::fs::read_to_string(log.path())?.contains("DELAYED");
+    assert!(is_held_up, "the checkpoint was held up");
+    // Past what is marked as copied; then the WAL is begun anew again.
+    write(60)?;
+    checkpoint()?;
+    write(10)?;
+    drop(store);
+    let integrity: rusqlite::Result<String> = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
+    let count = "SELECT count(*) FROM tasks WHERE title = 'Title ' || substr(id, 3)";
+    let found: rusqlite::Result<u64> = conn.query_row(count, [], |row| row.get(0));
+    let mut wrong = Vec::new();
+    if integrity.as_deref() != Ok("ok") {
+        wrong.push(format!("integrity_check: {integrity:?}"));
+    }
+    if found != Ok(number) {
+        wrong.push(format!("{number} acknowledged, {found:?} found"));
+    }
+    Ok(wrong)
+}
+
+#[test]
+fn a_checkpoint_that_is_overtaken_loses_nothing_with_the_sqlite_of_this_library() -> TestResult {
+    if !can_trace() {
+        return Ok(());
+    }
+    let base = Base::in_memory()?;
+    drop(base.store()?);
+    let (mut child, mut output) = start("answer_sql", &base)?;
+    let mut input = child.stdin.take().ok_or("it is piped")?;
+    let pid = child.id();
+    let mut lines = said(&mut output);
+    assert_eq!(lines.next().as_deref(), Some("answered"));
+    let wrong = race(&base, pid, &mut |sql, meanwhile| {
+        writeln!(input, "{sql}")?;
+        meanwhile()?;
+        assert_eq!(lines.next().as_deref(), Some("answered"));
+        Ok(())
+    })?;
+    drop(input);
+    child.wait()?;
+    assert_eq!(wrong, Vec::<String>::new());
+
+    // What it does to a database with the shell that is installed here is no fault of this library; it is what the README says.
+    let base = Base::in_memory()?;
+    drop(base.store()?);
+    let shell = Command::new("sqlite3")
+        .args(["-batch", "-cmd", ".print answered"])
+        .arg(base.file("state.db"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(shell) = shell else {
+        eprintln!("SKIPPED: there is no sqlite3 here");
+        return Ok(());
+    };
+    let mut shell = Killed(vec![shell]);
+    let pid = shell.0[0].id();
+    let mut input = shell.0[0].stdin.take().ok_or("it is piped")?;
+    let mut lines = BufReader::new(shell.0[0].stdout.take().ok_or("it is piped")?).lines();
+    let mut answered = move || lines.by_ref().any(|line| line.is_ok_and(|line| line == "answered"));
+    assert!(answered());
+    let wrong = race(&base, pid, &mut |sql, meanwhile| {
+        writeln!(input, "{sql}\n.print answered")?;
+        meanwhile()?;
+        assert!(answered());
+        Ok(())
+    })?;
+    let version = String::from_utf8(Command::new("sqlite3").arg("--version").output()?.stdout)?;
+    let version = version.split(' ').next().unwrap_or_default();
+    figures(&format!("a checkpoint by the shell {version} that is overtaken"), &format!("wrong: {wrong:?}"))
 }
 
 #[test]
