@@ -540,7 +540,12 @@ impl Error {
                     Some(ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => "sync",
                     _ => "read or write",
                 };
-                Self::Io { action, path, source: io::Error::other(source.to_string()) }
+                let mut detail = source.to_string();
+                if action.starts_with("read") {
+                    // It is no damage: nobody should go back to an older state because of it.
+                    detail = format!("{detail}; try again, and if it fails again, check the disk");
+                }
+                Self::Io { action, path, source: io::Error::other(detail) }
             }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
             Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: source.to_string() },

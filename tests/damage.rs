@@ -316,8 +316,9 @@ fn rows_of_a_damaged_page_come_from_the_backup_and_the_others_stay_as_they_are()
     let report = damaged_page(&base, "what is to be done for 20,")?;
     assert!(report.source.starts_with("state.db and backup-"), "{report:?}");
     let replaced: Vec<_> = report.from_backup.iter().filter(|it| it.kind == "tasks").collect();
-    assert!(replaced.iter().any(|it| it.message.contains("id T-20 ")), "{report:?}");
-    assert!(replaced.len() < 20 && report.lost.iter().all(|it| it.kind != "tasks"), "{report:?}");
+    let ids = &replaced.first().expect("tasks were replaced").ids;
+    assert!(ids.iter().any(|id| id == "T-20") && ids.len() < 20, "{report:?}");
+    assert!(replaced.len() == 1 && report.lost.iter().all(|it| it.kind != "tasks"), "{report:?}");
     // These had not changed since the backup.
     assert_eq!(parts(&base.store()?.state()?), parts(&expected));
     // T-1 was removed after the backup, and does not come back.
@@ -329,8 +330,8 @@ fn rows_of_a_damaged_page_come_from_the_backup_and_the_others_stay_as_they_are()
 fn what_is_in_no_backup_is_named() -> TestResult {
     let (base, _) = base()?;
     let report = damaged_page(&base, "what is to be done for 85,")?;
-    let lost: Vec<_> = report.lost.iter().filter(|it| it.kind == "tasks").map(|it| it.message.as_str()).collect();
-    assert!(lost.contains(&"id T-85"), "{report:?}");
+    let lost = report.lost.iter().find(|it| it.kind == "tasks").expect("tasks are lost");
+    assert!(lost.ids.iter().any(|id| id == "T-85") && lost.message.contains("T-85"), "{report:?}");
     // Its steps could be read, and belong to nothing now.
     let set_aside = base.store()?.set_aside()?;
     assert!(set_aside.iter().any(|it| it.path == "task_steps" && it.content.contains("T-85")), "{set_aside:?}");
@@ -359,12 +360,16 @@ fn a_row_that_sqlite_reads_and_the_library_cannot_is_set_aside() -> TestResult {
     base.sql()?.execute("UPDATE tasks SET extra = 'no JSON' WHERE id IN ('T-2', 'T-89')", [])?;
     assert!(matches!(base.store()?.state(), Err(Error::InvalidRow { .. })));
     let report = recover(base.state_dir(), &StoreOptions::default())?;
-    let of =
-        |findings: &[agentmux_state::RecoveryFinding], id: &str| findings.iter().any(|it| it.message.starts_with(id));
-    assert!(of(&report.from_backup, "T-2 ") && of(&report.lost, "T-89"), "{report:?}");
+    let of = |findings: &[agentmux_state::RecoveryFinding], id: &str| {
+        findings.iter().any(|it| it.kind == "tasks" && it.ids.iter().any(|it| it == id))
+    };
+    assert!(of(&report.from_backup, "T-2") && of(&report.lost, "T-89"), "{report:?}");
     let state = base.store()?.state()?;
     assert_eq!(state.tasks.iter().find(|it| it.id == "T-2"), expected.tasks.iter().find(|it| it.id == "T-2"));
-    assert!(base.store()?.set_aside()?.iter().any(|it| it.content.contains("T-89")));
+    // The rest of the row stays.
+    assert_eq!(state.tasks.iter().find(|it| it.id == "T-89"), expected.tasks.iter().find(|it| it.id == "T-89"));
+    let quarantined = base.store()?.set_aside()?;
+    assert!(quarantined.iter().any(|it| it.reason.contains("T-89") && it.content == "no JSON"), "{quarantined:?}");
     Ok(())
 }
 
@@ -391,7 +396,7 @@ fn without_a_backup_what_can_be_read_is_kept_and_nothing_is_made_of_nothing() ->
     fs::remove_dir_all(base.file("backups"))?;
     let report = damaged_page(&base, "message 305 ")?;
     assert_eq!(report.source, "state.db");
-    assert!(report.lost.iter().any(|it| it.message.starts_with("conversation_id C-3, position")), "{report:?}");
+    assert!(report.lost.iter().any(|it| it.kind == "messages" && it.ids.iter().any(|id| id == "C-3")), "{report:?}");
     assert_eq!(base.store()?.state()?.tasks.len(), 89);
     assert_eq!(fs::read_dir(base.file("backups"))?.count(), 0);
 

@@ -23,7 +23,7 @@ pub(crate) use create::{create_in, unused_id};
 pub(crate) use list::count;
 pub use list::list_backups;
 pub use restore::RestoreReport;
-pub(crate) use restore::{SAFETY_LABEL, begin_anew, import_document, newest_usable};
+pub(crate) use restore::{SAFETY_LABEL, begin_anew, each_usable, import_document};
 pub use retention::{Retention, RetentionReport};
 pub use verify::{BackupVerdict, verify_backups};
 

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -234,20 +235,28 @@ impl Present {
     }
 }
 
-/// The newest backup that can be trusted, with a copy of it in a database of this release; `None` where there is none.
-pub(crate) fn newest_usable(
+/// Hands the backups that can be trusted to `take`, newest first, each with a copy of it in a database of this release, until it
+/// wants no more.
+pub(crate) fn each_usable(
     state_dir: &Path,
     now: DateTime<Utc>,
     progress: &ProgressCallback,
-) -> Result<Option<(Backup, NamedTempFile)>> {
+    mut take: impl FnMut(Backup, NamedTempFile) -> Result<ControlFlow<()>>,
+) -> Result<()> {
     let folder = Folder::change(state_dir)?;
-    for backup in folder.entries()? {
+    for backup in folder.list()? {
         match usable_copy(&folder, &backup, now, progress, |_| Ok(())) {
-            Ok(copy) => return Ok(Some((backup, copy))),
+            Ok(copy) => {
+                if take(backup, copy)?.is_break() {
+                    break;
+                }
+            }
+            // Perhaps the backup is good: an older one must not take its place because of that.
+            Err(error @ (Error::Io { .. } | Error::DiskFull { .. } | Error::Busy { .. })) => return Err(error),
             Err(error) => tracing::warn!(%error, backup = backup.id, "this backup cannot be used"),
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// A copy of a backup that can be trusted, in a database of this release, into which `finish` has written.

@@ -1,6 +1,8 @@
 //! Whether everything is as it should be. Reports facts, changes nothing.
 
+mod budget;
 mod disk;
+mod integrity;
 
 use std::io::BufReader;
 use std::path::Path;
@@ -10,12 +12,17 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::backup::{Backup, SAFETY_LABEL};
-use crate::db::schema_differences;
+use crate::db::{require_readable, schema_differences};
 use crate::directory::{EXPORT_FILE, open_file};
 use crate::document::checkpointed_at;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Timestamp;
-use crate::store::{self, StateStore, checkpoint, set_aside, summary};
+use crate::store::{
+    IN_ORDER, StateStore, agent, checkpoint, conversation, head, project, self_improvement, set_aside, summary, task,
+};
+
+pub(crate) use budget::{Budget, is_interrupted};
+pub(crate) use integrity::{integrity, is_read_failure};
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,23 +99,31 @@ impl StateStore {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the disk fails to read, which is no damage.
     pub fn check(&self) -> Result<CheckReport> {
+        let is_damage = |it: &CheckFinding| ["integrity", "foreign_key", "unreadable", "schema"].contains(&it.kind);
+        match self.check_once() {
+            Ok(report) if !report.problems.iter().any(is_damage) => return Ok(report),
+            Ok(_) | Err(Error::Corrupt { .. } | Error::HistoryDamaged { .. } | Error::NotAStateDatabase { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // SQLite says the same of a page that the disk failed to read: what a second look does not find was not there.
+        require_readable(self.database().path())?;
+        self.check_once()
+    }
+
+    fn check_once(&self) -> Result<CheckReport> {
         let mut findings = Findings::default();
-        let (summary, unused_bytes) = self.read(|conn| {
-            integrity(conn, &mut findings)?;
-            // Rows that cannot be read are a finding; that SQLite cannot read them was found above.
-            if let Err(error) = store::read_state(conn, self.now()) {
-                findings.problem("unreadable", error.to_string());
-            }
-            for difference in schema_differences(conn, self.database().path())? {
-                findings.problem("schema", difference);
-            }
-            invariants(conn, &mut findings)?;
-            dangling_references(conn, &mut findings)?;
-            self.check_set_aside(conn, &mut findings)?;
-            self.check_export(conn, &mut findings)?;
-            Ok((summary::read(conn, 0)?, unused(conn, &mut findings)?))
-        })?;
+        let path = self.database().path();
+        let (summary, unused_bytes) = self.database().read_anew(
+            |conn| Budget::limit(conn, path),
+            |conn, budget| {
+                self.check_content(conn, &budget, &mut findings)?;
+                Ok((summary::read(conn, 0)?, unused(conn, &mut findings)?))
+            },
+        )?;
         let backups = self.check_backups(&mut findings)?;
         let wal = self.write_ahead_log();
         wal.trouble().into_iter().for_each(|message| findings.note("wal", message));
@@ -133,6 +148,64 @@ impl StateStore {
         };
         let Findings { problems, notes } = findings;
         Ok(CheckReport { ok: problems.is_empty(), problems, notes, facts })
+    }
+
+    /// Checks what is in the database, part by part. What SQLite cannot read makes the parts after it fail, and is a problem by
+    /// then; that the disk fails is an error.
+    fn check_content(&self, conn: &Connection, budget: &Budget, findings: &mut Findings) -> Result<()> {
+        type Part<'p> = &'p dyn Fn(&mut Findings) -> Result<()>;
+        for problem in integrity(conn, budget, None)? {
+            findings.problem("integrity", problem);
+        }
+        let foreign_keys = |findings: &mut Findings| foreign_keys(conn, findings);
+        let rows = |findings: &mut Findings| {
+            for problem in unreadable(conn)? {
+                findings.problem("unreadable", problem);
+            }
+            Ok(())
+        };
+        let own_schema = |findings: &mut Findings| {
+            for difference in schema_differences(conn, self.database().path())? {
+                findings.problem("schema", difference);
+            }
+            Ok(())
+        };
+        let invariants = |findings: &mut Findings| {
+            for problem in broken_invariants(conn)? {
+                findings.problem("invariant", problem);
+            }
+            half_set(conn, findings)
+        };
+        let contradictions = |findings: &mut Findings| contradictions(conn, findings);
+        let references = |findings: &mut Findings| dangling_references(conn, findings);
+        let quarantined = |findings: &mut Findings| self.check_set_aside(conn, findings);
+        let export = |findings: &mut Findings| self.check_export(conn, findings);
+        let parts: [(&str, Part<'_>); 8] = [
+            ("foreign keys", &foreign_keys),
+            ("rows", &rows),
+            ("the schema", &own_schema),
+            ("invariants", &invariants),
+            ("contradictions", &contradictions),
+            ("references", &references),
+            ("quarantined records", &quarantined),
+            ("the export", &export),
+        ];
+        for (name, part) in parts {
+            budget.renew();
+            match part(findings) {
+                Ok(()) => {}
+                Err(error) if is_interrupted(&error) => findings.problem(
+                    "integrity",
+                    format!("gave up on {name} after far more work than a sound database of this size takes"),
+                ),
+                Err(Error::Sqlite { source, .. }) if !is_read_failure(&source) => {
+                    findings.problem("unreadable", format!("{name}: {source}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        budget.renew();
+        Ok(())
     }
 
     fn check_set_aside(&self, conn: &Connection, findings: &mut Findings) -> Result<()> {
@@ -219,15 +292,7 @@ impl Findings {
     }
 }
 
-fn integrity(conn: &Connection, findings: &mut Findings) -> Result<()> {
-    let mut select = conn.prepare(&format!("PRAGMA integrity_check({MOST})"))?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let verdict: String = row.get(0)?;
-        if verdict != "ok" {
-            findings.problem("integrity", verdict);
-        }
-    }
+fn foreign_keys(conn: &Connection, findings: &mut Findings) -> Result<()> {
     let mut select = conn.prepare("SELECT \"table\", count(*) FROM pragma_foreign_key_check GROUP BY 1")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
@@ -237,27 +302,147 @@ fn integrity(conn: &Connection, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// What is always true of a state, whoever wrote it.
-fn invariants(conn: &Connection, findings: &mut Findings) -> Result<()> {
+/// Reads every entity, one at a time.
+///
+/// # Errors
+/// [`Error::InvalidRow`] where one cannot be read.
+pub(crate) fn read_each(conn: &Connection) -> Result<()> {
+    KINDS.iter().try_for_each(|read| read(conn))
+}
+
+/// The first row of each kind that cannot be read.
+fn unreadable(conn: &Connection) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for read in KINDS {
+        match read(conn) {
+            Ok(()) => {}
+            Err(error @ Error::InvalidRow { .. }) => found.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Reads all entities of one kind, of which no more than one is in memory.
+const KINDS: [fn(&Connection) -> Result<()>; 6] = [
+    |conn| head::read(conn).map(drop),
+    |conn| conversation::read(conn, IN_ORDER, [], |_| Ok(())),
+    |conn| task::read(conn, IN_ORDER, [], |_| Ok(())),
+    |conn| agent::read(conn, IN_ORDER, [], |_| Ok(())),
+    |conn| project::read(conn, IN_ORDER, [], |_| Ok(())),
+    |conn| self_improvement::read(conn).map(drop),
+];
+
+/// What is not as it always is in a state, whoever wrote it.
+pub(crate) fn broken_invariants(conn: &Connection) -> Result<Vec<String>> {
+    let mut broken = Vec::new();
     let is = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, bool>(0));
     if is("SELECT count(*) > 1 FROM runs WHERE outcome IS NULL")? {
-        findings.problem("invariant", "several runs have not ended; only one can go on".into());
+        broken.push("several runs have not ended; only one can go on".to_owned());
     }
     if is(
         "SELECT (EXISTS (SELECT 1 FROM tasks) OR EXISTS (SELECT 1 FROM conversations)) AND NOT EXISTS (SELECT 1 FROM state)",
     )? {
-        findings.problem("invariant", "there are tasks or conversations, but no row in the table state".into());
+        broken.push("there are tasks or conversations, but no row in the table state".to_owned());
     }
     for (table, owner) in LISTS {
         let sql = format!(
-            "SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {owner} HAVING max(position) + 1 <> count(*))"
+            "SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {owner} HAVING max(position) + 1 <> count(*) OR min(position) <> 0)"
         );
         let lists: u64 = conn.query_row(&sql, [], |row| row.get(0))?;
         if lists > 0 {
-            let message = format!("{lists} lists in {table} lack an item: their positions have gaps");
-            findings.problem("invariant", message);
+            broken.push(format!("{lists} lists in {table} lack an item: their positions have gaps"));
         }
     }
+    Ok(broken)
+}
+
+/// Columns that are set together or not at all: one object of the document.
+pub(crate) struct Group {
+    pub(crate) table: &'static str,
+    pub(crate) key: &'static str,
+    /// Its name in the document.
+    pub(crate) name: &'static str,
+    /// Where one of these is NULL, the document has no such object.
+    pub(crate) required: &'static [&'static str],
+    pub(crate) optional: &'static [&'static str],
+}
+
+impl Group {
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &'static str> {
+        self.required.iter().chain(self.optional).copied()
+    }
+
+    /// Selects from the rows in which only a part is set, so that it would vanish from an export.
+    pub(crate) fn half_set_sql(&self, what: &str) -> String {
+        let is_set: Vec<_> = self.columns().map(|column| format!("{column} IS NOT NULL")).collect();
+        let is_missing: Vec<_> = self.required.iter().map(|column| format!("{column} IS NULL")).collect();
+        format!("SELECT {what} FROM {} WHERE ({}) AND ({})", self.table, is_set.join(" OR "), is_missing.join(" OR "))
+    }
+}
+
+pub(crate) const GROUPS: &[Group] = &[
+    Group {
+        table: "conversations",
+        key: "id",
+        name: "slackContext",
+        required: &["slack_channel_id", "slack_thread_ts"],
+        optional: &["slack_extra"],
+    },
+    Group {
+        table: "agents",
+        key: "session_name",
+        name: "lastActivity",
+        required: &["last_activity_type", "last_activity_timestamp"],
+        optional: &["last_activity_description", "last_activity_extra"],
+    },
+    Group {
+        table: "projects",
+        key: "id",
+        name: "gitState",
+        required: &["git_branch", "git_last_commit"],
+        optional: &["git_has_uncommitted_changes", "git_extra"],
+    },
+    Group {
+        table: "projects",
+        key: "id",
+        name: "buildState",
+        required: &["build_last_status"],
+        optional: &["build_last_at", "build_tests_pass", "build_extra"],
+    },
+    Group {
+        table: "self_improvement",
+        key: "singleton",
+        name: "currentTask",
+        required: &["task_id", "task_description", "task_status"],
+        optional: &["task_extra"],
+    },
+    Group {
+        table: "self_improvement",
+        key: "singleton",
+        name: "backup",
+        required: &["backup_id", "backup_created_at"],
+        optional: &["backup_git_commit", "backup_extra"],
+    },
+];
+
+/// Notes what vanishes from exports, as a part of it is missing.
+fn half_set(conn: &Connection, findings: &mut Findings) -> Result<()> {
+    for group in GROUPS {
+        let rows: u64 = conn.query_row(&group.half_set_sql("count(*)"), [], |row| row.get(0))?;
+        if rows > 0 {
+            let required = group.required.join(" and ");
+            let message = format!(
+                "{rows} rows of {} have a part of {}, which is left out while {required} are not set",
+                group.table, group.name
+            );
+            findings.note("invariant", message);
+        }
+    }
+    Ok(())
+}
+
+fn contradictions(conn: &Connection, findings: &mut Findings) -> Result<()> {
     let contradictions: u64 = conn.query_row("SELECT count(*) FROM contradictions", [], |row| row.get(0))?;
     if contradictions > 0 {
         let message =

@@ -12,15 +12,15 @@ pub(super) fn run(context: &Context) -> Outcome {
 
 fn for_people(report: &RecoveryReport) -> String {
     let restored = &report.restored;
+    let folder = report.set_aside_as.display();
     let mut text = format!(
-        "Rebuilt the database from {}: {}, {}, {}, {} and {}.\nThe damaged files are in {}.\n",
+        "Rebuilt the database from {}: {}, {}, {}, {} and {}.\nThe damaged files are in {folder}.\n",
         print::clean(&report.source),
         print::count(restored.conversations, "conversation"),
         print::count(restored.messages, "message"),
         print::count(restored.tasks, "task"),
         print::count(restored.agents, "agent"),
         print::count(restored.projects, "project"),
-        report.set_aside_as.display(),
     );
     for (title, findings) in [("Taken from a good copy", &report.from_backup), ("Lost, or perhaps lost", &report.lost)]
     {
@@ -33,5 +33,13 @@ fn for_people(report: &RecoveryReport) -> String {
     if report.lost.is_empty() {
         text.push_str("Nothing is lost.\n");
     }
+    text.push_str("\nNext:\n");
+    if !report.lost.is_empty() || !report.from_backup.is_empty() {
+        text.push_str(&format!("  Look at what is named above; all ids are in {folder}/recovery.json.\n"));
+        text.push_str("  Quarantined records are in the table set_aside (source 'recovery'). `agentmux-state backup list` shows older copies.\n");
+    }
+    text.push_str(
+        "  `agentmux-state check` looks at the new database. Keep the damaged files until nothing is missed.\n",
+    );
     text
 }

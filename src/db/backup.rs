@@ -53,6 +53,15 @@ pub(crate) fn copy_database(
     copy().map_err(|error: Error| error.at(target))
 }
 
+/// Copies the pages of a database into an empty file as they are, damaged ones, too.
+pub(crate) fn copy_raw(source: &Connection, target: &Path) -> Result<()> {
+    let mut copy = connection::open_writer(target)?;
+    copy.pragma_update(None, "synchronous", "off")?;
+    copy_pages(source, &mut copy, Stage::Copying, &ProgressCallback::default(), || Ok(true))?;
+    copy.close().map_err(|(_, error)| error)?;
+    Ok(())
+}
+
 /// Opens a copy that belongs to us alone, brings it to this release's schema, lets `change` write into it, and checks it.
 pub(crate) fn prepare_copy(
     copy: &Path,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::backup;
 use super::connection::{self, Durability};
 use super::deadline::{BUSY_TIMEOUT, until};
+use super::disk::require_readable;
 use super::group::{Group, GroupConnection, Part};
 use super::lost_log::{lost_frames, mark_shared_memory};
 use super::migrations::{self, MigrationStatus};
@@ -145,10 +146,20 @@ impl Database {
 
     /// Opens an existing database, at this release's schema, for reading only.
     pub(crate) fn open_read_only(path: &Path, readers: u32) -> Result<Self> {
-        open_existing(path)?;
-        let database = Self::with(path, Writer::ReadOnly, readers)?;
-        database.read(|_| Ok(()))?;
-        Ok(database)
+        let open = || {
+            open_existing(path)?;
+            let database = Self::with(path, Writer::ReadOnly, readers)?;
+            database.read(|_| Ok(()))?;
+            Ok(database)
+        };
+        match open() {
+            // SQLite says so, too, where the disk has failed to read.
+            Err(Error::Corrupt { .. } | Error::NotAStateDatabase { .. } | Error::HistoryDamaged { .. }) => {
+                require_readable(path)?;
+                open()
+            }
+            other => other,
+        }
     }
 
     /// Opens an existing database of ours, whatever its schema, to be replaced and for nothing else.
@@ -235,9 +246,7 @@ impl Database {
     /// As [`read`](Self::read), on a connection of its own: for what may take as long as a caller likes, such as writing to a
     /// caller's sink, and must not keep others from reading.
     pub(crate) fn read_apart<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.place.database_is_there()?;
-        let mut conn = open_existing(&self.path)?;
-        self.read_on(&mut conn, work)
+        self.read_anew(|_| Ok(()), |conn, ()| work(conn))
     }
 
     fn read_on<T>(&self, conn: &mut Connection, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
@@ -248,6 +257,19 @@ impl Database {
                 work(&transaction)
             })
             .map_err(|error| self.explain(error))
+    }
+
+    /// As [`read`](Self::read), on a connection of its own, which `prepare` gets first. The search index keeps its structure in
+    /// the memory of a connection, and a check of one that is older than the snapshot reports damage that is not there.
+    pub(crate) fn read_anew<P, T>(
+        &self,
+        prepare: impl FnOnce(&Connection) -> Result<P>,
+        work: impl FnOnce(&Connection, P) -> Result<T>,
+    ) -> Result<T> {
+        self.place.database_is_there()?;
+        let mut conn = connection::open_reader(&self.path).map_err(|error| error.at(&self.path))?;
+        let prepared = prepare(&conn).map_err(|error| error.at(&self.path))?;
+        self.read_on(&mut conn, |conn| work(conn, prepared))
     }
 
     /// Runs `work` in a write transaction, which it may share with others who write at the same time. When this returns `Ok`,
@@ -605,25 +627,35 @@ fn open_existing(path: &Path) -> Result<Connection> {
     open().map_err(|error: Error| error.at(path))
 }
 
-/// Fails where a database is not there, not ours, or damaged: where SQLite finds anything wrong with it, or its schema is another.
-pub(crate) fn require_whole(path: &Path) -> Result<()> {
+/// Fails where a database is not there, is not ours, or has another schema; `check` looks at what is in it.
+pub(crate) fn require_whole(path: &Path, check: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
     let conn = open_existing(path)?;
     let whole = || {
         let status = migrations::release().status(&conn, path)?;
-        backup::check(&conn, path)?;
+        check(&conn)?;
         schema::require_own_schema(&conn, path, status.schema_version)
     };
     whole().map_err(|error| error.at(path))
 }
 
-/// The folder of the damaged database that was set aside last.
+/// The newest folder with a damaged database whose place no other one has taken yet.
 pub(crate) fn newest_set_aside(path: &Path) -> Option<PathBuf> {
-    let folders = fs::read_dir(path.parent()?).ok()?.flatten().filter_map(|entry| {
-        let millis: u64 = entry.file_name().to_str()?.strip_prefix(SET_ASIDE_PREFIX)?.parse().ok()?;
-        let file = path.file_name()?;
-        fs::symlink_metadata(entry.path().join(file)).is_ok_and(|it| it.is_file()).then(|| (millis, entry.path()))
-    });
-    folders.max().map(|(_, folder)| folder)
+    let file = path.file_name()?;
+    let is_file = |path: PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_file());
+    // Folders of releases before this marker have neither it nor a report.
+    let is_unfinished = |folder: &Path| is_file(folder.join(UNFINISHED)) || !is_file(folder.join(RECOVERY_REPORT_FILE));
+    let folders = set_aside_folders(path).into_iter();
+    folders.filter(|(_, folder)| is_file(folder.join(file)) && is_unfinished(folder)).max().map(|(_, folder)| folder)
+}
+
+/// The folders of damaged databases, with their numbers.
+pub(crate) fn set_aside_folders(path: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = path.parent().and_then(|directory| fs::read_dir(directory).ok()).into_iter().flatten().flatten();
+    let folder = |entry: fs::DirEntry| {
+        let number = entry.file_name().to_str()?.strip_prefix(SET_ASIDE_PREFIX)?.parse().ok()?;
+        Some((number, entry.path()))
+    };
+    entries.filter_map(folder).collect()
 }
 
 /// The name of a file that SQLite keeps beside a database.
@@ -635,20 +667,54 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Moves a damaged database and all that SQLite keeps beside it into a folder of their own; the folder. They are never
 /// deleted: what is in them may still be read by other means.
+///
+/// Killed in between, it continues with the same folder: a database and its WAL stay together. [`publish`] ends it. Only under
+/// the lock on the directory.
 pub(crate) fn set_aside(path: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
-    let folder = path.with_file_name(format!("{SET_ASIDE_PREFIX}{}", now.timestamp_millis()));
-    directory::create_directory(&folder)?;
-    // The database first: left without its log, it would be taken for whole.
+    let is_moved = fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let folder = match newest_set_aside(path).filter(|_| is_moved) {
+        Some(folder) => folder,
+        None => create_set_aside_folder(path, now)?,
+    };
+    // The database first: without its WAL, it would be taken for whole.
     for suffix in ["", "-wal", "-journal", "-shm"] {
         let file = beside(path, suffix);
         let target = folder.join(file.file_name().unwrap_or_default());
-        match fs::rename(&file, &target) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("move", file)(error)),
-            _ => {}
+        match fs::symlink_metadata(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io("move", file)(error)),
+            Ok(_) => {}
         }
+        let target = if fs::symlink_metadata(&target).is_ok() {
+            // SQLite makes an empty one when it reads the moved database. What is in the way is kept, too.
+            create_set_aside_folder(path, now)?.join(file.file_name().unwrap_or_default())
+        } else {
+            target
+        };
+        fs::rename(&file, &target).map_err(Error::io("move", file))?;
     }
     sync_directory(&folder)?;
     path.parent().map_or(Ok(()), sync_directory)?;
+    Ok(folder)
+}
+
+/// Makes a folder for a damaged database, with a number above all others, also where the clock was set back, and marks it as
+/// unfinished. Folders that a killed process made and did not use are removed.
+fn create_set_aside_folder(path: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
+    let mut number = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+    for (other, folder) in set_aside_folders(path) {
+        let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        if names.into_iter().all(|name| name == UNFINISHED) {
+            // Where this fails, an empty folder is left.
+            let _ = fs::remove_file(folder.join(UNFINISHED));
+            let _ = fs::remove_dir(&folder);
+        } else {
+            number = number.max(other.saturating_add(1));
+        }
+    }
+    let folder = path.with_file_name(format!("{SET_ASIDE_PREFIX}{number}"));
+    directory::create_directory(&folder)?;
+    directory::replace_file(&folder.join(UNFINISHED), |_| Ok(()))?;
     Ok(folder)
 }
 
@@ -736,13 +802,31 @@ pub(crate) fn publish(file: NamedTempFile, path: &Path) -> Result<()> {
     // Closed before it gets its name: closing any handle on a live database drops SQLite's locks on it.
     let file = file.into_temp_path();
     file.persist_noclobber(path).map_err(|error| Error::io("create", path)(error.error))?;
-    path.parent().map_or(Ok(()), sync_directory)
+    path.parent().map_or(Ok(()), sync_directory)?;
+    end_set_aside(path)
+}
+
+/// Removes the marks of folders with damaged databases whose place is taken.
+pub(crate) fn end_set_aside(path: &Path) -> Result<()> {
+    for (_, folder) in set_aside_folders(path) {
+        match fs::remove_file(folder.join(UNFINISHED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", folder)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 pub(crate) const NEW_PREFIX: &str = ".state-";
 
 /// Folders of damaged databases begin so; the time in milliseconds follows.
 pub(crate) const SET_ASIDE_PREFIX: &str = "damaged-";
+
+/// In such a folder: its place is still empty.
+const UNFINISHED: &str = "unfinished";
+
+/// In such a folder: what a recovery found.
+pub(crate) const RECOVERY_REPORT_FILE: &str = "recovery.json";
 
 /// How long who does not want to wait for others waits for their commit.
 const SHORT_BUSY_TIMEOUT: Duration = Duration::from_millis(50);

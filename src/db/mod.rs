@@ -9,6 +9,7 @@ mod codec;
 mod connection;
 mod database;
 mod deadline;
+mod disk;
 mod group;
 mod lost_log;
 mod migrations;
@@ -20,15 +21,18 @@ mod turns;
 mod wal;
 
 pub(crate) use backup::{
-    backup_label, copy_database, create_copy, create_copy_of_version, prepare_copy, verify_database, version_of_damaged,
+    backup_label, copy_database, copy_raw, create_copy, create_copy_of_version, prepare_copy, verify_database,
+    version_of_damaged,
 };
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
 pub(crate) use connection::{open_damaged, without_erasing_pages, without_triggers};
 pub(crate) use database::{
-    Closed, Database, NEW_PREFIX, SET_ASIDE_PREFIX, Work, beside, newest_set_aside, publish, require_whole, set_aside,
+    Closed, Database, NEW_PREFIX, RECOVERY_REPORT_FILE, SET_ASIDE_PREFIX, Work, beside, end_set_aside,
+    newest_set_aside, publish, require_whole, set_aside, set_aside_folders,
 };
 pub(crate) use deadline::BUSY_TIMEOUT;
+pub(crate) use disk::{copy_files, require_readable};
 pub(crate) use group::Part;
 pub(crate) use lost_log::missing_frames;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};

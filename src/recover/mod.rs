@@ -1,14 +1,18 @@
 //! Rebuilding a damaged database.
 //!
-//! A new database is filled with the rows that can still be read, and where rows are missing, from the newest good backup or
-//! export. What is certain to have been there and is in neither is named. The new one is checked, the damaged files are moved into
-//! a folder of their own, and the new one takes their place. Killed in between, the state has no database, and opening it says
-//! that this is to be run again.
+//! A new database is filled with the rows that can still be read, and where rows are missing, from a good backup or export. What is
+//! certain to have been there and is in neither is named. The new one is checked, the damaged files are moved into a folder of
+//! their own, and the new one takes their place. Killed at any point, the next run continues with the damaged files where they lie
+//! by then, and ends in the same state.
 
+mod mend;
+mod report;
 mod salvage;
+mod timeline;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -17,69 +21,28 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::backup;
-use crate::db;
-use crate::directory::{self, DATABASE_FILE, EXPORT_FILE};
+use crate::check::{self, Budget, integrity};
+use crate::db::{self, RECOVERY_REPORT_FILE};
+use crate::directory::{self, DATABASE_FILE, WRITING_PREFIX};
 use crate::error::{Error, ForeignFile, Result};
 use crate::lock::DirectoryLock;
 use crate::model::Timestamp;
 use crate::store::{
-    self, SetAsideRecord, StateStore, StoreOptions, agent, conversation, head, project, self_improvement, set_aside,
-    task,
+    self, SetAsideRecord, StoreOptions, agent, conversation, head, project, run, self_improvement, set_aside, task,
 };
-use salvage::Shape;
-
-/// What a recovery did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RecoveryReport {
-    /// Where the state comes from: the damaged database, a backup or the export, or two of them.
-    pub source: String,
-    /// What the new database holds.
-    pub restored: RecoveredCounts,
-    /// What the damaged database no longer had, and the backup or export did: as it was then.
-    pub from_backup: Vec<RecoveryFinding>,
-    /// What was there and is not any more, and what may be missing.
-    pub lost: Vec<RecoveryFinding>,
-    /// Where the damaged files lie now.
-    pub set_aside_as: PathBuf,
-}
-
-/// How much of each kind there is after a recovery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RecoveredCounts {
-    /// Conversations.
-    pub conversations: u64,
-    /// Messages of all conversations.
-    pub messages: u64,
-    /// Tasks.
-    pub tasks: u64,
-    /// Agents.
-    pub agents: u64,
-    /// Projects.
-    pub projects: u64,
-}
-
-/// Something that a recovery found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RecoveryFinding {
-    /// The table, `database`, or `log` for the write-ahead log.
-    pub kind: String,
-    /// What it is.
-    pub message: String,
-}
-
-/// How many rows of a table are told one by one.
-const MOST: usize = 100;
+pub use report::{RecoveredCounts, RecoveryFinding, RecoveryReport};
+use report::{count, finding, finding_of, lists_of, rows_of};
+use salvage::{Key, Outcome, RowKey, Shape, Source, Wanted};
+use timeline::{Choice, Good, Timeline};
 
 /// The kind of what is lost with the write-ahead log.
 const LOG: &str = "log";
 
-/// What records that lost their owner are set aside under.
+/// The source of records that a recovery quarantines.
 const SOURCE: &str = "recovery";
 
-/// Rebuilds a damaged database from what can be read of it and from the newest good backup or export. Every
-/// [`StateStore`] on it is to be closed.
+/// Rebuilds a damaged database from what can be read of it and from a good backup or export. Every [`StateStore`](crate::StateStore) on it is
+/// to be closed.
 ///
 /// ```no_run
 /// use agentmux_state::{StoreOptions, recover};
@@ -91,8 +54,8 @@ const SOURCE: &str = "recovery";
 ///
 /// # Errors
 /// [`Error::NotDamaged`]; [`Error::NoDatabase`]; [`Error::InUse`] while a service runs; [`Error::Corrupt`] where nothing can be
-/// read and there is no good backup; [`Error::SchemaTooNew`] and [`Error::NotAStateDatabase`] for what is not this release's. Nothing
-/// is changed then.
+/// read and there is no good backup; [`Error::Io`] where the disk fails to read, which is no damage;
+/// [`Error::SchemaTooNew`] and [`Error::NotAStateDatabase`] for what is not this release's. Nothing is changed then.
 pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<RecoveryReport> {
     let state_dir = state_dir.as_ref();
     if !state_dir.is_dir() {
@@ -101,221 +64,472 @@ pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<Re
     let _lock = DirectoryLock::acquire_for_command(state_dir)?;
     let state_dir = directory::resolve(state_dir)?;
     let _turn = directory::lock(&state_dir)?;
+    directory::remove_temporary_files(&state_dir, &[db::NEW_PREFIX, WRITING_PREFIX])?;
     let now = options.clock.now();
     let path = state_dir.join(DATABASE_FILE);
-    let (damaged, lost_frames) = damaged(&path)?;
+    let (damaged, lost_frames) = find_damaged(&path, now)?;
+    // From here on, nothing but a copy is read: where the disk fails, copying fails, while SQLite would report damage.
+    let copy = Copy::of(&damaged, &state_dir)?;
+    let lost_frames = require_damaged(&copy, &path, &damaged, lost_frames)?;
 
-    let good = Good::newest(&state_dir, now, options)?;
-    let mut recovery = Recovery { now, damaged: damaged.clone(), from_backup: Vec::new(), lost: Vec::new() };
+    let mut recovery = Recovery { now, damaged, copy, from_backup: Vec::new(), lost: Vec::new() };
     if let Some((missing, frames)) = lost_frames {
         let message =
-            format!("{missing} of the {frames} pages in the log are missing or damaged: the newest updates are lost");
+            format!("{missing} of the {frames} pages in the WAL are missing or damaged: the newest updates are lost");
         recovery.lost.push(finding(LOG, message));
     }
-    let copy = directory::temporary_file(&state_dir, db::NEW_PREFIX)?;
-    let (source, restored) = recovery.build(copy.path(), good.as_ref(), options)?;
-
-    let set_aside_as = if damaged == path {
-        db::set_aside(&path, now)?
-    } else {
-        // A recovery or a restore was killed when it had come so far.
-        damaged.parent().map(Path::to_path_buf).unwrap_or_default()
-    };
-    db::publish(copy, &path)?;
+    let built = recovery.build(&state_dir, options).map_err(|error| error.at(&recovery.damaged))?;
+    let set_aside_as = db::set_aside(&path, now)?;
     let Recovery { from_backup, lost, .. } = recovery;
-    Ok(RecoveryReport { source, restored, from_backup, lost, set_aside_as })
+    let mut report = RecoveryReport { source: built.source, restored: built.restored, from_backup, lost, set_aside_as };
+    write_report(&report, now)?;
+    db::publish(built.copy, &path)?;
+    report.shorten();
+    Ok(report)
 }
 
-/// The database that is damaged, which may have been set aside already, and how much of its log is missing.
-fn damaged(path: &Path) -> Result<(PathBuf, Option<(u32, u32)>)> {
-    let lost_frames = db::missing_frames(path);
-    let state_dir = path.parent().unwrap_or(path);
-    let is_readable = || match StateStore::open_read_only(state_dir).and_then(|store| store.state()) {
-        Err(Error::InvalidRow { .. } | Error::Corrupt { .. }) => false,
-        // Anything else was found above, or an upgrade is due.
-        _ => true,
+/// Writes the whole report beside the damaged files: should this be killed before anybody has seen it, it is there.
+fn write_report(report: &RecoveryReport, now: DateTime<Utc>) -> Result<()> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct File<'r> {
+        recovered_at: Timestamp,
+        #[serde(flatten)]
+        report: &'r RecoveryReport,
+    }
+    directory::remove_temporary_files(&report.set_aside_as, &[WRITING_PREFIX])?;
+    let path = report.set_aside_as.join(RECOVERY_REPORT_FILE);
+    let failed = |error: serde_json::Error| Error::io("write", &path)(io::Error::from(error));
+    let text = serde_json::to_string_pretty(&File { recovered_at: now.into(), report }).map_err(failed)?;
+    directory::replace_file(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path))).map(drop)
+}
+
+/// A database, which may have been moved already, and how much of its WAL is missing.
+fn find_damaged(path: &Path, now: DateTime<Utc>) -> Result<(PathBuf, Option<(u32, u32)>)> {
+    let is_missing = fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if is_missing && db::newest_set_aside(path).is_some() {
+        // A recovery or a restore was killed when it had moved the database. Its WAL may not have followed yet.
+        let moved = db::set_aside(path, now)?.join(DATABASE_FILE);
+        let lost_frames = db::missing_frames(&moved);
+        return Ok((moved, lost_frames));
+    }
+    if !is_missing {
+        // Killed right before its end.
+        db::end_set_aside(path)?;
+    }
+    Ok((path.to_path_buf(), db::missing_frames(path)))
+}
+
+/// Fails where a database needs no recovery, or this release cannot do one. Returns how much of its WAL is missing.
+fn require_damaged(
+    copy: &Copy,
+    path: &Path,
+    damaged: &Path,
+    lost_frames: Option<(u32, u32)>,
+) -> Result<Option<(u32, u32)>> {
+    // One that was moved away was damaged. What is wrong with a link, or with nothing, the copy does not tell.
+    let result = match (damaged == path, fs::symlink_metadata(path)) {
+        (false, _) => Ok(()),
+        (true, Ok(metadata)) if metadata.is_file() => require_good(copy.path()),
+        (true, _) => db::require_whole(path, |_| Ok(())),
     };
-    match db::require_whole(path) {
-        Ok(()) if lost_frames.is_none() && is_readable() => Err(Error::NotDamaged { path: path.to_path_buf() }),
-        Err(Error::NoDatabase { .. }) => match db::newest_set_aside(path) {
-            Some(folder) => Ok((folder.join(DATABASE_FILE), None)),
-            None => Err(Error::NoDatabase { path: path.to_path_buf() }),
-        },
+    let path = path.to_path_buf();
+    match result {
+        Ok(()) if damaged == path && lost_frames.is_none() => Err(Error::NotDamaged { path }),
         Ok(())
         | Err(
             Error::Corrupt { .. }
+            | Error::InvalidRow { .. }
             | Error::HistoryDamaged { .. }
             | Error::NotAStateDatabase { found: ForeignFile::Empty | ForeignFile::NotSqlite, .. },
-        ) => Ok((path.to_path_buf(), lost_frames)),
-        Err(Error::NotAStateDatabase { found: ForeignFile::OtherProgram { .. }, .. }) if salvage::is_ours(path) => {
-            Ok((path.to_path_buf(), lost_frames))
-        }
+        ) => Ok(lost_frames),
+        // What SQLite says of tables that it cannot make sense of.
+        Err(Error::Sqlite { source, .. }) if !check::is_read_failure(&source) => Ok(lost_frames),
+        Err(Error::NotAStateDatabase { found, .. }) => match found {
+            ForeignFile::OtherProgram { .. } if salvage::is_ours(copy.path())? => Ok(lost_frames),
+            _ => Err(Error::NotAStateDatabase { path, found }),
+        },
+        Err(Error::SchemaTooNew { found, supported, .. }) => Err(Error::SchemaTooNew { path, found, supported }),
         Err(error) => Err(error),
     }
 }
 
-/// What is known to be good: a copy of a backup or of the export, in a database of this release.
-struct Good {
-    name: String,
-    at: Timestamp,
-    copy: NamedTempFile,
+/// Fails where a database is damaged: where a check would report it.
+fn require_good(path: &Path) -> Result<()> {
+    let corrupt = |detail| Err(Error::Corrupt { path: path.to_path_buf(), detail });
+    db::require_whole(path, |conn| {
+        let budget = Budget::limit(conn, path)?;
+        if let Some(problem) = integrity(conn, &budget, None)?.into_iter().next() {
+            return corrupt(problem);
+        }
+        budget.renew();
+        let broken = conn.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get::<_, u64>(0))?;
+        if broken > 0 {
+            return corrupt(format!("{broken} rows refer to nothing"));
+        }
+        if db::version_of_damaged(conn) < db::latest_schema_version() {
+            // Its rows are looked at after the upgrade.
+            return Ok(());
+        }
+        budget.renew();
+        check::read_each(conn)?;
+        budget.renew();
+        check::broken_invariants(conn)?.into_iter().next().map_or(Ok(()), corrupt)
+    })
 }
 
-impl Good {
-    /// The newest that can be used.
-    fn newest(state_dir: &Path, now: DateTime<Utc>, options: &StoreOptions) -> Result<Option<Self>> {
-        let export = Self::export(state_dir, now);
-        let backup = backup::newest_usable(state_dir, now, &options.progress)?;
-        let backup = backup.map(|(backup, copy)| Self { name: backup.id, at: backup.created_at, copy });
-        Ok(match (backup, export) {
-            (Some(backup), Some(export)) if backup.at.parse() >= export.at.parse() => Some(backup),
-            (backup, export) => export.or(backup),
-        })
+/// A copy of damaged files, which is removed when it is dropped, or by who recovers next.
+struct Copy(NamedTempFile);
+
+impl Copy {
+    fn of(damaged: &Path, state_dir: &Path) -> Result<Self> {
+        let copy = Self(directory::temporary_file(state_dir, db::NEW_PREFIX)?);
+        db::copy_files(damaged, copy.path())?;
+        Ok(copy)
     }
 
-    /// The export that the last checkpoint left.
-    fn export(state_dir: &Path, now: DateTime<Utc>) -> Option<Self> {
-        let path = state_dir.join(EXPORT_FILE);
-        fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
-        let copy = directory::temporary_file(state_dir, db::NEW_PREFIX).ok()?;
-        let imported = db::create_copy(copy.path(), |conn| backup::import_document(conn, &path, now));
-        imported.inspect_err(|error| tracing::warn!(%error, "the export cannot be used")).ok()?;
-        let at = db::open_damaged(copy.path()).ok().and_then(|conn| head::read(&conn).ok()?)?.checkpointed_at;
-        Some(Self { name: EXPORT_FILE.to_owned(), at, copy })
+    fn path(&self) -> &Path {
+        self.0.path()
     }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        for suffix in ["-wal", "-shm", "-journal"] {
+            let mut file = self.path().as_os_str().to_owned();
+            file.push(suffix);
+            // What stays is removed by the next recovery.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// A new database that is ready to take the damaged one's place.
+struct Built {
+    copy: NamedTempFile,
+    source: String,
+    restored: RecoveredCounts,
 }
 
 struct Recovery {
     now: DateTime<Utc>,
     damaged: PathBuf,
+    /// What is read in its place.
+    copy: Copy,
     from_backup: Vec<RecoveryFinding>,
     lost: Vec<RecoveryFinding>,
 }
 
 impl Recovery {
-    /// Fills and checks the new database; where its content comes from, and how much it is.
-    fn build(&mut self, copy: &Path, good: Option<&Good>, options: &StoreOptions) -> Result<(String, RecoveredCounts)> {
-        let mut source = salvage::open(&self.damaged);
-        if let (Some(good), Some(conn), true) = (good, &source, self.is_log_lost()) {
-            // Without its log, the database is the state as it was at some earlier moment, perhaps before the good copy.
-            if salvage::progress(&db::open_damaged(good.copy.path())?) > salvage::progress(conn) {
-                source = None;
+    /// Fills and checks the new database.
+    fn build(&mut self, state_dir: &Path, options: &StoreOptions) -> Result<Built> {
+        let copy = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
+        let source = Source::open(self.copy.path())?;
+        let version = source.as_ref().map_or_else(db::latest_schema_version, |it| db::version_of_damaged(&it.conn));
+        let salvaged = copy_all(source.as_ref(), copy.path(), version)?;
+        let choice = self.choose(state_dir, copy.path(), source.is_some(), &salvaged, options)?;
+        if let (Some(good), Some(source), true) = (&choice.good, &source, self.is_log_lost()) {
+            // Without its WAL, the database is the state as it was at some earlier time, perhaps before the good copy.
+            if salvage::progress(&good.open()?) > salvage::progress(&source.conn) {
+                let copy = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
+                let salvaged = copy_all(None, copy.path(), version)?;
+                return self.complete(copy, &salvaged, choice, options);
             }
         }
-        let mut salvaged = Vec::new();
-        let version = source.as_ref().map_or_else(db::latest_schema_version, db::version_of_damaged);
-        db::create_copy_of_version(copy, version, |conn| {
-            for shape in salvage::shapes(conn)? {
-                let outcome = match &source {
-                    Some(source) => salvage::copy(source, conn, &shape)?,
-                    None => salvage::Outcome { is_damaged: true, ..salvage::Outcome::default() },
-                };
-                salvaged.push((shape, outcome));
-            }
-            Ok(())
-        })?;
         if let Some(source) = &source {
-            self.name_foreign_tables(source, copy)?;
+            self.name_foreign_tables(&source.conn, copy.path())?;
+            if source.trees.loose > 0 {
+                let message =
+                    "pages belong to no table any more, and nothing tells to which they did: any table may lack rows";
+                self.lost.push(finding("database", message));
+            }
         }
         drop(source);
+        self.complete(copy, &salvaged, choice, options)
+    }
+
+    /// Chooses the backup or export from which what is missing comes.
+    fn choose(
+        &self,
+        state_dir: &Path,
+        copy: &Path,
+        is_readable: bool,
+        salvaged: &[(Shape, Outcome)],
+        options: &StoreOptions,
+    ) -> Result<Choice> {
+        let conn = db::open_damaged(copy)?;
+        let is_any = salvaged.iter().any(|(_, outcome)| outcome.rows > 0);
+        if !is_readable || !is_any {
+            return timeline::choose(state_dir, self.now, options, None, None, &BTreeMap::new());
+        }
+        let checkpoints = salvaged.iter().find(|(shape, _)| shape.name == "checkpoints");
+        let is_whole = checkpoints.is_some_and(|(_, outcome)| !outcome.is_damaged && outcome.refused_count == 0);
+        let timeline = Timeline::read(&conn, is_whole, &state_dir.join(DATABASE_FILE))?;
+        let missing =
+            salvaged.iter().filter_map(|(shape, outcome)| Some((shape.name.clone(), outcome.missing.clone()?)));
+        timeline::choose(state_dir, self.now, options, Some(&timeline), Some(&conn), &missing.collect())
+    }
+
+    /// Completes what was read from a good copy, and makes it a state that a check accepts.
+    fn complete(
+        &mut self,
+        copy: NamedTempFile,
+        salvaged: &[(Shape, Outcome)],
+        choice: Choice,
+        options: &StoreOptions,
+    ) -> Result<Built> {
+        let Choice { good, notes } = choice;
+        let good = good.as_ref();
         let mut came_from = (false, false);
         let mut restored = RecoveredCounts::default();
-        db::prepare_copy(copy, &options.progress, |conn| {
+        db::prepare_copy(copy.path(), &options.progress, |conn| {
             came_from.0 = store::counts(conn)?.entities() > 0;
-            let good_conn = good.map(|good| db::open_damaged(good.copy.path())).transpose()?;
+            let good_conn = good.map(Good::open).transpose()?;
             let good = good.zip(good_conn.as_ref());
+            let shapes: Vec<_> = salvaged.iter().map(|(shape, _)| shape.clone()).collect();
             db::without_triggers(conn, || {
-                for (shape, outcome) in &salvaged {
+                self.separate(conn, good, salvaged)?;
+                for (shape, outcome) in salvaged {
                     self.fill(conn, good, shape, outcome)?;
                 }
-                let shapes: Vec<_> = salvaged.into_iter().map(|(shape, _)| shape).collect();
-                self.set_orphans_aside(conn, &shapes)?;
-                self.read_each(conn, good)
+                for shape in &shapes {
+                    self.mend_columns(conn, good, shape)?;
+                }
+                self.mend_groups(conn, good, &shapes)?;
+                self.read_each(conn, good, &shapes)?;
+                self.quarantine_orphans(conn, &shapes)?;
+                self.close_gaps(conn, &shapes)
             })?;
             came_from.1 = !self.from_backup.is_empty();
+            self.from_backup.extend(notes);
             let counts = store::counts(conn)?;
             if counts.entities() == 0 && !self.lost.is_empty() {
                 let detail = "nothing in it can be read, and there is no good backup".to_owned();
                 return Err(Error::Corrupt { path: self.damaged.clone(), detail });
             }
             head::ensure(conn, self.now)?;
+            // No service runs.
+            run::close_open_as_crashed(conn)?;
             backup::begin_anew(conn, self.now)?;
             let store::Counts { conversations, messages, tasks, agents, projects, .. } = counts;
             restored = RecoveredCounts { conversations, messages, tasks, agents, projects };
-            Ok(())
+            check::read_each(conn)?;
+            match check::broken_invariants(conn)?.into_iter().next() {
+                Some(detail) => Err(Error::Corrupt { path: self.damaged.clone(), detail }),
+                None => Ok(()),
+            }
         })?;
         let names = [(came_from.0, DATABASE_FILE), (came_from.1, good.map_or("", |good| &good.name))];
         let names: Vec<_> = names.into_iter().filter(|(came, _)| *came).map(|(_, name)| name).collect();
-        Ok((names.join(" and "), restored))
+        Ok(Built { copy, source: names.join(" and "), restored })
     }
 
     fn is_log_lost(&self) -> bool {
         self.lost.iter().any(|it| it.kind == LOG)
     }
 
-    /// Fills up a table from what is good, and names what is in neither.
+    /// Rows of a page that two tables share go to the one that they belong to.
+    fn separate(
+        &mut self,
+        conn: &Connection,
+        good: Option<(&Good, &Connection)>,
+        salvaged: &[(Shape, Outcome)],
+    ) -> Result<()> {
+        for (shape, outcome) in salvaged {
+            for (other, _) in salvaged.iter().filter(|(other, _)| outcome.shared_with.contains(&other.name)) {
+                let (taken, unclear) = salvage::separate(conn, good.map(|(_, good)| good), shape, other)?;
+                if let (Some((good, _)), false) = (good, taken.is_empty()) {
+                    let message = format!(
+                        "shared a page with {}; its rows of {} were taken out, as {} has them there only",
+                        other.name,
+                        lists_of(shape, &taken),
+                        good.title()
+                    );
+                    self.lost.push(finding_of(shape, message, &taken));
+                }
+                if !unclear.is_empty() {
+                    let message = format!(
+                        "shares a page with {}; nothing tells which of the two the rows of {} belong to, and both have them",
+                        other.name,
+                        lists_of(shape, &unclear)
+                    );
+                    self.lost.push(finding_of(shape, message, &unclear));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes a table from what is good, and names what is in neither.
     fn fill(
         &mut self,
         conn: &Connection,
         good: Option<(&Good, &Connection)>,
         shape: &Shape,
-        outcome: &salvage::Outcome,
+        outcome: &Outcome,
     ) -> Result<()> {
-        let missing = outcome.missing.as_ref();
-        let is_whole = match missing {
-            Some(missing) => missing.is_empty(),
-            None => !outcome.is_damaged && outcome.refused == 0,
-        };
-        if is_whole && !outcome.is_damaged {
-            return Ok(());
+        let is_whole = !outcome.is_damaged && outcome.refused_count == 0;
+        if is_whole && outcome.missing.as_ref().is_none_or(BTreeSet::is_empty) {
+            return self.name_mended(shape, outcome);
         }
+        let refused: BTreeSet<Key> = outcome.refused.iter().filter_map(|row| row.name.clone()).collect();
+        let has_numbers = good.is_some_and(|(good, _)| good.has_numbers);
+        let suspects: Option<BTreeSet<Key>> =
+            outcome.suspects.as_ref().map(|suspects| suspects.union(&refused).cloned().collect());
+        let numbered: BTreeSet<RowKey> = refused.iter().map(|key| vec![key.clone()]).collect();
+        let wanted = match (&outcome.missing, &suspects) {
+            (Some(missing), _) => Wanted::Rows(missing),
+            _ if shape.has_rowid && !outcome.is_damaged => Wanted::Rows(&numbered),
+            _ if shape.has_rowid && (has_numbers || shape.is_numbered()) => Wanted::Numbers(&outcome.holes),
+            _ if shape.name == "messages" => Wanted::Later,
+            _ if shape.has_rowid => Wanted::All,
+            (None, Some(suspects)) => Wanted::Owners(suspects),
+            (None, None) => Wanted::Lists,
+        };
         let came = match good {
-            Some((_, good)) if !is_whole => salvage::fill(good, conn, shape, missing)?,
-            _ => BTreeSet::new(),
+            Some((_, good)) => salvage::fill(good, conn, shape, &wanted)?,
+            None => BTreeSet::new(),
         };
-        if let Some((good, _)) = good {
-            let rows = came.iter().map(|row| format!("{row} as of {} from {}", good.at.as_str(), good.name));
-            tell(&mut self.from_backup, &shape.name, rows.collect());
+        if let (Some((good, _)), false) = (good, came.is_empty()) {
+            let names = names(&came);
+            let rows = rows_of(shape, came.len() as u64, &names);
+            let were = if came.len() == 1 { "was" } else { "were" };
+            let message = format!("{rows} {were} taken from {}, as they were then", good.title());
+            self.from_backup.push(finding_of(shape, message, &names));
         }
-        match missing {
-            Some(missing) => {
-                tell(&mut self.lost, &shape.name, missing.difference(&came).cloned().collect());
+        self.quarantine_refused(conn, shape, outcome)?;
+        self.name_lost(shape, outcome, suspects.as_ref(), &came, good.map(|(good, _)| good));
+        self.name_mended(shape, outcome)
+    }
+
+    /// Names what a table lacks, or may lack.
+    fn name_lost(
+        &mut self,
+        shape: &Shape,
+        outcome: &Outcome,
+        suspects: Option<&BTreeSet<Key>>,
+        came: &BTreeSet<RowKey>,
+        good: Option<&Good>,
+    ) {
+        let read = count(outcome.rows, "row");
+        let since =
+            good.map_or(String::new(), |good| format!(" (what changed since {} is in no copy)", good.at.as_str()));
+        if let Some(missing) = &outcome.missing {
+            let lost: BTreeSet<RowKey> = missing.difference(came).cloned().collect();
+            if !lost.is_empty() {
+                let names = names(&lost);
+                let are = if lost.len() == 1 { "is" } else { "are" };
+                let message = format!("{} {are} lost", rows_of(shape, lost.len() as u64, &names));
+                self.lost.push(finding_of(shape, message, &names));
             }
-            None => {
-                let after = good.map_or(String::new(), |(good, _)| format!(" since {}", good.at.as_str()));
+        } else if shape.has_rowid {
+            if outcome.is_damaged {
+                let numbers: Vec<_> = outcome.holes.iter().take(5).map(|hole| numbers(*hole)).collect();
+                let more = if outcome.holes.len() > 5 { " and others" } else { "" };
                 let message = format!(
-                    "pages could not be read, and nothing tells which rows they held: some may be missing{after}"
+                    "{read} could be read; rows with the numbers {}{more} could not, and nothing tells which of them there were{since}",
+                    numbers.join(", ")
                 );
                 self.lost.push(finding(&shape.name, message));
+            }
+        } else {
+            match suspects {
+                Some(suspects) if suspects.is_empty() => {}
+                Some(suspects) => {
+                    let message =
+                        format!("{} may lack rows, as a page could not be read{since}", lists_of(shape, suspects));
+                    self.lost.push(finding_of(shape, message, suspects));
+                }
+                None => {
+                    let message = format!(
+                        "{read} could be read; pages are damaged or in the wrong place, and nothing tells which rows are missing or \
+                         false: compare any of its lists before you rely on it{since}"
+                    );
+                    self.lost.push(finding(&shape.name, message));
+                }
+            }
+        }
+    }
+
+    fn name_mended(&mut self, shape: &Shape, outcome: &Outcome) -> Result<()> {
+        if !outcome.mended.is_empty() {
+            let rows = rows_of(shape, outcome.mended.len() as u64, &outcome.mended);
+            let message = format!("texts of {rows} had bytes that are no characters; they are U+FFFD now");
+            self.lost.push(finding_of(shape, message, &outcome.mended));
+        }
+        Ok(())
+    }
+
+    /// Quarantines the rows that cannot be true.
+    fn quarantine_refused(&mut self, conn: &Connection, shape: &Shape, outcome: &Outcome) -> Result<()> {
+        if outcome.refused_count == 0 {
+            return Ok(());
+        }
+        for row in &outcome.refused {
+            quarantine(conn, self.now, &shape.name, &row.reason, row.content.clone())?;
+        }
+        let names = outcome.refused.iter().filter_map(|row| row.name.clone()).collect();
+        let mut message = format!("{} that cannot be true were quarantined", count(outcome.refused_count, "row"));
+        let kept = outcome.refused.len() as u64;
+        if kept < outcome.refused_count {
+            message = format!("{message}, but for {}, which stay with the damaged files", outcome.refused_count - kept);
+        }
+        self.lost.push(finding_of(shape, message, &names));
+        Ok(())
+    }
+
+    /// Quarantines the rows whose owner is lost.
+    fn quarantine_orphans(&mut self, conn: &Connection, shapes: &[Shape]) -> Result<()> {
+        for shape in shapes.iter().rev() {
+            let (mut rows, mut names) = (0, BTreeSet::new());
+            let now = self.now;
+            salvage::take_orphans(conn, shapes, shape, |name, row| {
+                rows += 1;
+                names.insert(Key::Text(name));
+                quarantine(conn, now, &shape.name, "what it belongs to is lost", row)
+            })?;
+            if rows > 0 {
+                let were = if rows == 1 { "was" } else { "were" };
+                let message =
+                    format!("{} {were} quarantined, as what they belong to is lost", rows_of(shape, rows, &names));
+                self.lost.push(finding_of(shape, message, &names));
             }
         }
         Ok(())
     }
 
-    /// Sets aside the rows whose owner is lost.
-    fn set_orphans_aside(&mut self, conn: &Connection, shapes: &[Shape]) -> Result<()> {
-        let mut number = 0;
-        let now = self.now;
-        salvage::take_orphans(conn, shapes, |table, row| {
-            number += 1;
-            set_aside(conn, now, table, "what it belongs to is lost", row)
-        })?;
-        if number > 0 {
-            let message = format!("{number} rows whose owner is lost were set aside");
-            self.lost.push(finding("set_aside", message));
+    /// Numbers lists anew that lack an item.
+    fn close_gaps(&mut self, conn: &Connection, shapes: &[Shape]) -> Result<()> {
+        for shape in shapes {
+            let closed = salvage::close_gaps(conn, shape)?;
+            if !closed.is_empty() {
+                let message =
+                    format!("{} lacked an item in between; those after it have moved up", lists_of(shape, &closed));
+                self.lost.push(finding_of(shape, message, &closed));
+            }
         }
         Ok(())
     }
 
     /// Reads each entity, and puts the good one in the place of one that cannot be read.
-    fn read_each(&mut self, conn: &Connection, good: Option<(&Good, &Connection)>) -> Result<()> {
+    fn read_each(&mut self, conn: &Connection, good: Option<(&Good, &Connection)>, shapes: &[Shape]) -> Result<()> {
         macro_rules! each {
             ($table:literal, $key:literal, $entity:ident, $write:expr) => {
-                let mut select = conn.prepare(concat!("SELECT ", $key, " FROM ", $table))?;
-                let ids = select.query_map([], |row| row.get(0))?;
-                for id in ids.collect::<rusqlite::Result<Vec<String>>>()? {
-                    let condition = concat!("WHERE ", $key, " = ?1");
-                    let Err(error) = $entity::read(conn, condition, [&id], |_| Ok(())) else { continue };
+                let condition = concat!("WHERE ", $key, " = ?1");
+                let mut broken: Vec<(String, Error)> = Vec::new();
+                {
+                    let mut select = conn.prepare(concat!("SELECT ", $key, " FROM ", $table))?;
+                    let mut ids = select.query([])?;
+                    while let Some(row) = ids.next()? {
+                        let id: String = row.get(0)?;
+                        match $entity::read(conn, condition, [&id], |_| Ok(())) {
+                            Ok(()) => {}
+                            Err(error @ Error::InvalidRow { .. }) => broken.push((id, error)),
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                for (id, error) in broken {
                     let mut found = None;
                     if let Some((_, good)) = good {
                         $entity::read(good, condition, [&id], |entity| {
@@ -324,7 +538,7 @@ impl Recovery {
                         })?;
                     }
                     let replaced_from = good.map(|(good, _)| good).filter(|_| found.is_some());
-                    self.take_unreadable(conn, replaced_from, $table, concat!($key, " = ?1"), &id, &error)?;
+                    self.take_unreadable(conn, replaced_from, shapes, $table, $key, &id, &error)?;
                     if let Some(entity) = found {
                         $write(&entity)?;
                     }
@@ -336,37 +550,49 @@ impl Recovery {
         each!("agents", "session_name", agent, |it| agent::write(conn, it));
         each!("projects", "id", project, |it| project::write(conn, it));
         if let Err(error) = self_improvement::read(conn) {
-            self.take_unreadable(conn, None, "self_improvement", "'' = ?1", "", &error)?;
+            self.take_unreadable(conn, None, shapes, "self_improvement", "''", "", &error)?;
         }
         if let Err(error) = head::read(conn) {
-            self.take_unreadable(conn, None, "state", "'' = ?1", "", &error)?;
+            self.take_unreadable(conn, None, shapes, "state", "''", "", &error)?;
         }
         Ok(())
     }
 
-    /// Sets a row aside that cannot be read, and says whether it comes from a good copy.
+    /// Quarantines an entity that cannot be read, with the rows that belong to it, and says whether it comes from a good copy.
+    #[allow(clippy::too_many_arguments)]
     fn take_unreadable(
         &mut self,
         conn: &Connection,
         replaced_from: Option<&Good>,
+        shapes: &[Shape],
         table: &str,
-        condition: &str,
+        key: &str,
         id: &str,
         error: &Error,
     ) -> Result<()> {
-        let columns: Vec<String> = {
-            let select = conn.prepare(&format!("SELECT * FROM {table}"))?;
-            select.column_names().into_iter().map(str::to_owned).collect()
-        };
-        let row = conn.query_row(&salvage::rows_as_json(table, &columns, condition), [id], |row| row.get(0))?;
-        set_aside(conn, self.now, table, &error.to_string(), row)?;
-        conn.execute(&format!("DELETE FROM {table} WHERE {condition}"), [id])?;
+        let now = self.now;
+        let mut taken: Vec<(&Shape, &str)> = Vec::new();
+        for shape in shapes {
+            let is_taken = |owner: &str| taken.iter().any(|(shape, _)| shape.name == owner);
+            match &shape.owner {
+                _ if shape.name == table => taken.push((shape, key)),
+                Some(owner) if is_taken(&owner.table) => taken.push((shape, &owner.from)),
+                _ => {}
+            }
+        }
+        for (shape, column) in taken.into_iter().rev() {
+            salvage::take_rows(conn, shape, &format!("{column} = ?1"), column, [id], &mut |_, row| {
+                quarantine(conn, now, &shape.name, &error.to_string(), row)
+            })?;
+        }
+        let ids = vec![id.to_owned()];
+        let finding = |message| RecoveryFinding { kind: table.to_owned(), message, ids };
         match replaced_from {
             Some(good) => {
-                let message = format!("{id} as of {} from {}: {error}", good.at.as_str(), good.name);
-                self.from_backup.push(finding(table, message));
+                let message = format!("{id} could not be read and was taken from {}: {error}", good.title());
+                self.from_backup.push(finding(message));
             }
-            None => self.lost.push(finding(table, format!("{id}, set aside: {error}"))),
+            None => self.lost.push(finding(format!("{id} could not be read and was quarantined: {error}"))),
         }
         Ok(())
     }
@@ -391,7 +617,57 @@ impl Recovery {
     }
 }
 
-fn set_aside(conn: &Connection, now: DateTime<Utc>, table: &str, reason: &str, content: String) -> Result<()> {
+/// Makes the new database, and copies into it what can be read.
+fn copy_all(source: Option<&Source>, copy: &Path, version: u32) -> Result<Vec<(Shape, Outcome)>> {
+    let mut salvaged: Vec<(Shape, Outcome)> = Vec::new();
+    db::create_copy_of_version(copy, version, |conn| {
+        for shape in salvage::shapes(conn)? {
+            let outcome = match source {
+                Some(source) => {
+                    let owners = owners(conn, &salvaged, &shape)?;
+                    salvage::copy(source, conn, &shape, owners.as_ref())?
+                }
+                None => Outcome { is_damaged: true, holes: vec![(i64::MIN, i64::MAX)], ..Outcome::default() },
+            };
+            salvaged.push((shape, outcome));
+        }
+        Ok(())
+    })?;
+    Ok(salvaged)
+}
+
+/// The entities to which rows of a table may belong, also those that are missing; `None` where not all of them are known.
+fn owners(conn: &Connection, salvaged: &[(Shape, Outcome)], shape: &Shape) -> Result<Option<BTreeSet<Key>>> {
+    let Some(root) = salvage::root(salvaged.iter().map(|(shape, _)| shape), shape) else { return Ok(None) };
+    let Some((_, outcome)) = salvaged.iter().find(|(shape, _)| shape.name == root.table) else { return Ok(None) };
+    if outcome.missing.is_none() && outcome.is_damaged {
+        return Ok(None);
+    }
+    let mut select = conn.prepare(&format!("SELECT {} FROM {}", root.to, root.table))?;
+    let ids = select.query_map([], |row| Ok(Key::Text(row.get(0)?)))?;
+    let mut owners: BTreeSet<Key> = ids.collect::<rusqlite::Result<_>>()?;
+    owners.extend(names(outcome.missing.as_ref().unwrap_or(&BTreeSet::new())));
+    Ok(Some(owners))
+}
+
+/// What names the entities of rows.
+fn names(rows: &BTreeSet<RowKey>) -> BTreeSet<Key> {
+    rows.iter().filter_map(|key| key.first().cloned()).collect()
+}
+
+/// The row numbers in a range, for people.
+fn numbers((low, high): (i64, i64)) -> String {
+    match (low, high) {
+        (i64::MIN, i64::MAX) => "from the first to the last".to_owned(),
+        (i64::MIN, high) => format!("below {high}"),
+        (low, i64::MAX) => format!("above {low}"),
+        (low, high) if low + 2 == high => (low + 1).to_string(),
+        (low, high) => format!("{} to {}", low + 1, high - 1),
+    }
+}
+
+/// Quarantines a row, or a part of one.
+fn quarantine(conn: &Connection, now: DateTime<Utc>, table: &str, reason: &str, content: String) -> Result<()> {
     let record = SetAsideRecord {
         set_aside_at: now.into(),
         source: SOURCE.to_owned(),
@@ -400,16 +676,4 @@ fn set_aside(conn: &Connection, now: DateTime<Utc>, table: &str, reason: &str, c
         content,
     };
     set_aside::insert(conn, &record)
-}
-
-fn tell(findings: &mut Vec<RecoveryFinding>, table: &str, messages: Vec<String>) {
-    let more = messages.len().saturating_sub(MOST);
-    findings.extend(messages.into_iter().take(MOST).map(|message| finding(table, message)));
-    if more > 0 {
-        findings.push(finding(table, format!("{more} more rows")));
-    }
-}
-
-fn finding(kind: &str, message: impl Into<String>) -> RecoveryFinding {
-    RecoveryFinding { kind: kind.to_owned(), message: message.into() }
 }

@@ -1,53 +1,167 @@
 //! Rows of a damaged database, as far as they can be read.
 //!
-//! A table is read from both ends, and a table with row numbers also between them, so that only the rows of pages that are
-//! damaged are missing. Which ones these are, its index of unique values tells, a tree of its own.
+//! A table is read from both ends, and between them wherever that leads on, so that only the rows of pages that are damaged are
+//! missing. Which ones these are, other trees tell: the index over its unique values, or the table of the owners of its rows.
+//! A page may also be whole and in the wrong place: so types and order of what is read are checked, and pages that two trees
+//! share are looked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, Statement, params_from_iter};
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{Connection, Row, Statement, params_from_iter};
+use serde_json::Map;
 
+use crate::check::{Budget, integrity, is_read_failure};
 use crate::db::{self, insert_sql};
-use crate::error::Result;
+use crate::directory;
+use crate::error::{Error, Result};
+
+/// A value of a key. In the order of SQLite: numbers before texts, texts by their bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Integer(i64),
+    Text(String),
+}
+
+impl Key {
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::Integer(number) => Some(Self::Integer(*number)),
+            Value::Text(text) => Some(Self::Text(text.clone())),
+            _ => None,
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Integer(number) => Value::Integer(*number),
+            Self::Text(text) => Value::Text(text.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Integer(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+pub(super) type RowKey = Vec<Key>;
+
+/// The owner of a table's rows.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    pub(super) table: String,
+    /// The column that names it.
+    pub(super) from: String,
+    /// Its own column with that name.
+    pub(super) to: String,
+}
 
 /// A table as it is made by the migrations.
+#[derive(Debug, Clone)]
 pub(super) struct Shape {
     pub(super) name: String,
-    columns: Vec<String>,
+    pub(super) columns: Vec<String>,
+    types: Vec<Type>,
     /// Columns by which rows are ordered: `rowid`, or those of the primary key.
     order: Vec<String>,
-    has_rowid: bool,
+    pub(super) has_rowid: bool,
     /// Columns that name a row for people and for other tables, which may be others than its primary key.
-    identity: Vec<String>,
+    pub(super) identity: Vec<String>,
     /// The index over them, where that is another tree than the table itself.
     index: Option<String>,
+    /// An index that holds all columns of a table without row numbers.
+    covering: Option<String>,
+    pub(super) owner: Option<Owner>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Integer,
+    Real,
+    Text,
 }
 
 impl Shape {
-    /// The name of a row for people.
-    fn name_of(&self, key: &[Value]) -> String {
-        let value = |value: &Value| match value {
-            Value::Text(text) => text.clone(),
-            Value::Integer(number) => number.to_string(),
-            _ => "?".to_owned(),
-        };
-        let parts = self.identity.iter().zip(key).map(|(column, part)| format!("{column} {}", value(part)));
-        parts.collect::<Vec<_>>().join(", ")
+    /// Columns of the primary key.
+    fn key(&self) -> &[String] {
+        if self.has_rowid { &self.identity } else { &self.order }
     }
+
+    /// The columns that name a list that a row is an item of; `None` where it is none. Items are numbered from 0.
+    pub(super) fn list(&self) -> Option<&[String]> {
+        let key = if self.has_rowid { self.identity.as_slice() } else { self.order.as_slice() };
+        let is_list = self.name != "messages" && (!self.has_rowid || self.name.starts_with("self_improvement_"));
+        key.split_last().filter(|(last, _)| is_list && *last == "position").map(|(_, list)| list)
+    }
+
+    /// Whether rows are named by numbers that only this table knows.
+    pub(super) fn is_numbered(&self) -> bool {
+        self.has_rowid && self.index.is_none()
+    }
+
+    fn has_type(&self, column: usize, value: &Value) -> bool {
+        matches!(
+            (self.types[column], value),
+            (_, Value::Null)
+                | (Type::Integer, Value::Integer(_))
+                | (Type::Real, Value::Integer(_) | Value::Real(_))
+                | (Type::Text, Value::Text(_))
+        )
+    }
+
+    fn indexes_of(&self, columns: &[String]) -> Vec<usize> {
+        columns.iter().filter_map(|column| self.columns.iter().position(|it| it == column)).collect()
+    }
+
+    /// The identity in a row of all columns.
+    fn identity_in(&self, row: &[Value]) -> Option<RowKey> {
+        self.indexes_of(&self.identity).into_iter().map(|index| Key::of(row.get(index)?)).collect()
+    }
+}
+
+/// A row that could be read and cannot be true.
+pub(super) struct Refused {
+    /// What names its owner, or itself.
+    pub(super) name: Option<Key>,
+    pub(super) reason: String,
+    pub(super) content: String,
 }
 
 /// What came of reading a table.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// Whether pages could not be read.
+    /// Rows that are in the new database.
+    pub(super) rows: u64,
+    /// Whether pages could not be read, or are not where they should be.
     pub(super) is_damaged: bool,
-    /// Rows that could be read and cannot be true: a second one with its key, a text that is none.
-    pub(super) refused: u64,
-    /// The names of the rows that are missing; `None` where nothing tells.
-    pub(super) missing: Option<BTreeSet<String>>,
+    /// The rows that are missing; `None` where nothing tells.
+    pub(super) missing: Option<BTreeSet<RowKey>>,
+    /// Ranges of row numbers, without their ends, of which not all could be read.
+    pub(super) holes: Vec<(i64, i64)>,
+    /// Owners whose rows could perhaps not all be read; `None`: those of any.
+    pub(super) suspects: Option<BTreeSet<Key>>,
+    /// Rows that could be read and cannot be true: a second one with its key, a value of another type. Not all where there are many.
+    pub(super) refused: Vec<Refused>,
+    pub(super) refused_count: u64,
+    /// Whether another tree that is whole held all rows.
+    pub(super) is_repaired: bool,
+    /// Owners of rows with texts in which characters that are none were replaced.
+    pub(super) mended: BTreeSet<Key>,
+    /// Another table with which it shares pages.
+    pub(super) shared_with: BTreeSet<String>,
 }
+
+/// How many refused rows of a table are kept, and how many bytes of them.
+const MOST_REFUSED: usize = 1000;
+const MOST_REFUSED_BYTES: usize = 16 * 1024 * 1024;
 
 /// The tables of a database that hold what is to be kept, owners before what they own.
 pub(super) fn shapes(conn: &Connection) -> Result<Vec<Shape>> {
@@ -74,6 +188,13 @@ fn shape(conn: &Connection, name: String, has_rowid: bool) -> Result<Shape> {
         conn.prepare(sql)?.query_map([parameter], |row| row.get(0))?.collect()
     };
     let columns = texts("SELECT name FROM pragma_table_info(?1)", &name)?;
+    let types = texts("SELECT type FROM pragma_table_info(?1)", &name)?.into_iter();
+    let types = types.map(|it| match it.as_str() {
+        "INTEGER" => Type::Integer,
+        "REAL" => Type::Real,
+        _ => Type::Text,
+    });
+    let types = types.collect();
     let key = texts("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk", &name)?;
     let index = texts("SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND origin IN ('u', 'pk')", &name)?;
     let index = index.into_iter().next().filter(|_| has_rowid);
@@ -81,172 +202,626 @@ fn shape(conn: &Connection, name: String, has_rowid: bool) -> Result<Shape> {
         Some(index) => texts("SELECT name FROM pragma_index_info(?1) ORDER BY seqno", index)?,
         None => key.clone(),
     };
+    let mut covering = None;
+    if !has_rowid {
+        for index in texts("SELECT name FROM pragma_index_list(?1) WHERE origin = 'c' AND NOT partial", &name)? {
+            let held = texts("SELECT name FROM pragma_index_xinfo(?1) WHERE name NOT NULL", &index)?;
+            if columns.iter().all(|column| held.contains(column)) {
+                covering = Some(index);
+            }
+        }
+    }
+    let sql = "SELECT \"table\", \"from\", coalesce(\"to\", \"from\") FROM pragma_foreign_key_list(?1)";
+    let mut select = conn.prepare(sql)?;
+    let owners =
+        select.query_map([&name], |row| Ok(Owner { table: row.get(0)?, from: row.get(1)?, to: row.get(2)? }))?;
+    let owner = owners.collect::<rusqlite::Result<Vec<_>>>()?.pop();
     let order = if has_rowid { vec!["rowid".to_owned()] } else { key };
-    Ok(Shape { name, columns, order, has_rowid, identity, index })
+    Ok(Shape { name, columns, types, order, has_rowid, identity, index, covering, owner })
 }
 
-/// Copies the rows of a table that can be read into an empty one.
-pub(super) fn copy(source: &Connection, target: &Connection, shape: &Shape) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    let known: Vec<String> = match source.prepare(&format!("SELECT * FROM {} NOT INDEXED", shape.name)) {
-        Ok(select) => select.column_names().into_iter().map(str::to_owned).collect(),
-        Err(_) => {
-            outcome.is_damaged = true;
-            return Ok(outcome);
+/// The table whose rows own those of a table in the end, and their column with that name.
+pub(super) fn root<'s>(shapes: impl Iterator<Item = &'s Shape> + Clone, shape: &'s Shape) -> Option<&'s Owner> {
+    let owner = shape.owner.as_ref()?;
+    let its_shape = shapes.clone().find(|shape| shape.name == owner.table);
+    its_shape.and_then(|shape| root(shapes, shape)).or(Some(owner))
+}
+
+/// A damaged database that is read.
+pub(super) struct Source {
+    pub(super) conn: Connection,
+    budget: Budget,
+    pub(super) trees: Trees,
+}
+
+/// What is wrong with the trees of a database as a whole.
+#[derive(Default)]
+pub(super) struct Trees {
+    /// For each tree, the other ones with which it shares pages, or itself where it leads back into itself.
+    shared: BTreeMap<String, BTreeSet<String>>,
+    /// Trees from which pages have come loose: no page leads to these any more.
+    lossy: BTreeSet<String>,
+    /// How many pages have come loose from nobody knows which tree.
+    pub(super) loose: u64,
+}
+
+impl Source {
+    /// Opens a damaged database as far as it goes. `None` where not even its first page can be read.
+    ///
+    /// # Errors
+    /// Where the disk fails: trying again may help.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+        let Some(conn) = unless_damaged(db::open_damaged(path))? else { return Ok(None) };
+        let budget = Budget::limit(&conn, path)?;
+        // One snapshot, should somebody write against all rules.
+        let begun = conn
+            .execute_batch("BEGIN")
+            .and_then(|()| conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())));
+        if is_damage(begun)?.is_none() {
+            return Ok(None);
         }
+        let trees = trees(&conn, &budget, path)?;
+        Ok(Some(Self { conn, budget, trees }))
+    }
+}
+
+/// The result of reading, `None` where damage prevents it; an error where the disk failed.
+fn is_damage<T>(read: rusqlite::Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if is_read_failure(&error) => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// As [`is_damage`], for what returns this library's errors.
+fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(Error::Sqlite { source, .. }) => is_damage(Err(source)),
+        other => other.map(Some),
+    }
+}
+
+/// Looks at which pages the trees of a database lead to.
+fn trees(conn: &Connection, budget: &Budget, path: &Path) -> Result<Trees> {
+    let mut trees = Trees::default();
+    budget.renew();
+    let names = conn
+        .prepare("SELECT name, min(rootpage) FROM sqlite_schema WHERE rootpage > 0 GROUP BY name")
+        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect());
+    let names: Vec<(String, u32)> = is_damage(names)?.unwrap_or_default();
+    let pragma = |name| is_damage(conn.pragma_query_value(None, name, |row| row.get::<_, u32>(0)));
+    let pages = pragma("page_count")?.unwrap_or(0);
+    let mut tree_of: BTreeMap<u32, usize> = BTreeMap::new();
+    for (number, (name, _)) in names.iter().enumerate() {
+        budget.renew();
+        let Some(mut select) = is_damage(conn.prepare("SELECT pageno FROM dbstat WHERE name = ?1"))? else { break };
+        let mut rows = select.query([name])?;
+        let mut seen = 0;
+        while let Some(Some(row)) = is_damage(rows.next())? {
+            seen += 1;
+            let Some(page) = is_damage(row.get(0))? else { break };
+            if let Some(other) = tree_of.insert(page, number) {
+                let other = &names[other].0;
+                trees.shared.entry(name.clone()).or_default().insert(other.clone());
+                trees.shared.entry(other.clone()).or_default().insert(name.clone());
+            }
+            if seen > pages {
+                break;
+            }
+        }
+    }
+    let page_size = pragma("page_size")?.unwrap_or(4096);
+    let map = PageMap { page_size, has_map: pragma("auto_vacuum")?.unwrap_or(0) != 0 };
+    // The schema's own pages and those that are free are in no tree of a table.
+    let free = pragma("freelist_count")?.unwrap_or(0);
+    let in_trees = (1..=pages).filter(|page| tree_of.contains_key(page) || map.is_map(*page)).count() as u32;
+    if in_trees.saturating_add(free).saturating_add(1) >= pages {
+        return Ok(trees);
+    }
+    let roots: BTreeMap<u32, &String> = names.iter().map(|(name, root)| (*root, name)).collect();
+    map.find_loose(conn, path, pages, &tree_of, &roots, &mut trees)?;
+    Ok(trees)
+}
+
+/// The pages in which an `auto_vacuum` database notes which page leads to which:
+/// <https://www.sqlite.org/fileformat2.html#pointer_map_or_ptrmap_pages>
+struct PageMap {
+    page_size: u32,
+    has_map: bool,
+}
+
+impl PageMap {
+    /// Pages that one page of the map tells of.
+    fn entries(&self) -> u32 {
+        (self.page_size / 5).max(1)
+    }
+
+    /// The page of the map that tells of a page.
+    fn map_of(&self, page: u32) -> u32 {
+        page.saturating_sub(2) / (self.entries() + 1) * (self.entries() + 1) + 2
+    }
+
+    fn is_map(&self, page: u32) -> bool {
+        self.has_map && page > 1 && self.map_of(page) == page
+    }
+
+    /// Finds the pages to which no tree leads any more, and the trees from which they have come loose. The map is read in a copy of
+    /// the file, as closing the file itself would drop SQLite's locks on it.
+    fn find_loose(
+        &self,
+        conn: &Connection,
+        path: &Path,
+        pages: u32,
+        tree_of: &BTreeMap<u32, usize>,
+        roots: &BTreeMap<u32, &String>,
+        trees: &mut Trees,
+    ) -> Result<()> {
+        if !self.has_map {
+            // Overflow pages of the schema are counted, too.
+            trees.loose += 1;
+            return Ok(());
+        }
+        let directory = path.parent().unwrap_or(path);
+        let copy = directory::temporary_file(directory, db::NEW_PREFIX)?;
+        db::copy_raw(conn, copy.path())?;
+        let file = File::open(copy.path()).map_err(Error::io("read", copy.path()))?;
+        let entry = |page: u32| -> Option<(u8, u32)> {
+            let map = self.map_of(page);
+            let at = u64::from(map - 1) * u64::from(self.page_size) + u64::from(page.checked_sub(map + 1)?) * 5;
+            let mut entry = [0; 5];
+            file.read_exact_at(&mut entry, at).ok()?;
+            Some((entry[0], u32::from_be_bytes([entry[1], entry[2], entry[3], entry[4]])))
+        };
+        for page in (2..=pages).filter(|page| !tree_of.contains_key(page) && !self.is_map(*page)) {
+            // Kinds: 1 root, 2 free, 3 and 4 overflow, 5 any other page of a tree.
+            let mut at = page;
+            let mut steps = 0;
+            let tree = loop {
+                steps += 1;
+                match (roots.get(&at), entry(at)) {
+                    (Some(name), _) => break Some(Some(*name)),
+                    (None, Some((2, _))) => break None,
+                    (None, Some((3..=5, 1))) => break None,
+                    (None, Some((3..=5, parent))) if steps < 1000 => at = parent,
+                    _ => break Some(None),
+                }
+            };
+            match tree {
+                Some(Some(name)) => {
+                    trees.lossy.insert(name.clone());
+                }
+                Some(None) => trees.loose += 1,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies the rows of a table that can be read into an empty one. `owners` are the entities that its rows may belong to; `None` where
+/// not all of them are known.
+pub(super) fn copy(
+    source: &Source,
+    target: &Connection,
+    shape: &Shape,
+    owners: Option<&BTreeSet<Key>>,
+) -> Result<Outcome> {
+    let mut outcome = Outcome { suspects: Some(BTreeSet::new()), ..Outcome::default() };
+    source.budget.renew();
+    let known = source.conn.prepare(&format!("SELECT * FROM {} NOT INDEXED", shape.name));
+    let known =
+        is_damage(known.map(|select| select.column_names().into_iter().map(str::to_owned).collect::<Vec<_>>()))?;
+    let Some(known) = known else {
+        outcome.is_damaged = true;
+        outcome.suspects = None;
+        outcome.holes.push((i64::MIN, i64::MAX));
+        return Ok(outcome);
     };
     // A database of another release, or one to which a person has added a column.
-    let columns: Vec<_> = shape.columns.iter().filter(|column| known.contains(column)).cloned().collect();
-    let mut insert = target.prepare(&insert_sql(&shape.name, &columns))?;
-    let mut scan = Scan { source, shape, columns, outcome: &mut outcome, insert: &mut insert };
+    let columns: Vec<usize> = (0..shape.columns.len()).filter(|index| known.contains(&shape.columns[*index])).collect();
+    let names: Vec<_> = columns.iter().map(|index| &shape.columns[*index]).collect();
+    let is_same: Vec<_> = names.iter().map(|name| format!("{name} IS ?")).collect();
+    let mut scan = Scan {
+        source,
+        shape,
+        insert: target.prepare(&insert_sql(&shape.name, &names))?,
+        is_there: target.prepare(&format!("SELECT 1 FROM {} WHERE {}", shape.name, is_same.join(" AND ")))?,
+        columns,
+        outcome: &mut outcome,
+        refused_bytes: 0,
+    };
     if shape.has_rowid {
-        scan.between(i64::MIN, i64::MAX)?;
-    } else if !scan.run("", &[], "ASC")?.1 {
-        scan.outcome.is_damaged = true;
-        scan.run("", &[], "DESC")?;
+        scan.by_number()?;
+    } else {
+        scan.by_key(owners)?;
     }
-    outcome.missing = missing(source, target, shape)?;
+    let is_shared = source.trees.shared.get(&shape.name);
+    let is_lossy = source.trees.lossy.contains(&shape.name);
+    if shape.has_rowid {
+        outcome.missing = missing(source, target, shape)?;
+        if is_lossy && !outcome.is_damaged {
+            outcome.is_damaged = true;
+            outcome.holes.push((i64::MIN, i64::MAX));
+        }
+    } else if let Some(others) = is_shared {
+        // Rows of another table may stand among its own, and some of its own be out of reach, without any disorder.
+        outcome.is_damaged = true;
+        outcome.suspects = None;
+        outcome.shared_with.extend(others.iter().filter(|other| **other != shape.name).cloned());
+    } else {
+        let has_trouble = || -> Result<bool> {
+            Ok(shape.covering.is_none()
+                && !outcome.is_damaged
+                && !integrity(&source.conn, &source.budget, Some(&shape.name))?.is_empty())
+        };
+        if is_lossy && !outcome.is_repaired || has_trouble()? {
+            outcome.is_damaged = true;
+            outcome.suspects = None;
+        }
+    }
+    outcome.rows = target.query_row(&format!("SELECT count(*) FROM {}", shape.name), [], |row| row.get(0))?;
     Ok(outcome)
 }
 
 /// The rows that an index tells of and a table does not hold; `None` where there is no such index, or it is damaged too.
-fn missing(source: &Connection, target: &Connection, shape: &Shape) -> Result<Option<BTreeSet<String>>> {
+fn missing(source: &Source, target: &Connection, shape: &Shape) -> Result<Option<BTreeSet<RowKey>>> {
     let Some(index) = &shape.index else { return Ok(None) };
+    if source.trees.lossy.contains(index) {
+        return Ok(None);
+    }
+    source.budget.renew();
     let mut is_there = target.prepare(&exists_sql(shape))?;
     let keys = shape.identity.join(", ");
-    let Ok(mut select) = source.prepare(&format!("SELECT {keys} FROM {} INDEXED BY \"{index}\"", shape.name)) else {
-        return Ok(None);
-    };
+    let sql = format!("SELECT {keys} FROM {} INDEXED BY \"{index}\" ORDER BY {keys}", shape.name);
+    let Some(mut select) = is_damage(source.conn.prepare(&sql))? else { return Ok(None) };
+    let types = shape.indexes_of(&shape.identity);
     let mut missing = BTreeSet::new();
+    let mut last: Option<RowKey> = None;
     let mut rows = select.query([])?;
     loop {
-        match rows.next() {
-            Ok(Some(row)) => {
-                let Ok(key) = values(row, shape.identity.len()) else { return Ok(None) };
-                if !is_there.exists(params_from_iter(&key))? {
-                    missing.insert(shape.name_of(&key));
-                }
-            }
-            Ok(None) => return Ok(Some(missing)),
-            Err(_) => return Ok(None),
+        let Some(row) = is_damage(rows.next())? else { return Ok(None) };
+        let Some(row) = row else { return Ok(Some(missing)) };
+        let Some((values, _)) = is_damage(values(row, shape.identity.len()))? else { return Ok(None) };
+        let are_typed = types.iter().zip(&values).all(|(column, value)| shape.has_type(*column, value));
+        let Some(key) = values.iter().map(Key::of).collect::<Option<RowKey>>().filter(|_| are_typed) else {
+            return Ok(None);
+        };
+        if last.as_ref().is_some_and(|last| *last >= key) {
+            // Not an index any more, or one that leads back into itself.
+            return Ok(None);
         }
+        if !is_there.exists(params_from_iter(&values))? {
+            missing.insert(key.clone());
+        }
+        last = Some(key);
     }
 }
 
 struct Scan<'s, 't> {
-    source: &'s Connection,
+    source: &'s Source,
     shape: &'s Shape,
-    columns: Vec<String>,
+    /// Those of the shape's columns that the damaged table has.
+    columns: Vec<usize>,
     outcome: &'s mut Outcome,
-    insert: &'s mut Statement<'t>,
+    insert: Statement<'t>,
+    is_there: Statement<'t>,
+    refused_bytes: usize,
+}
+
+/// Where reading rows in order ended.
+struct Run<K> {
+    last: Option<K>,
+    /// Whether that was the last row.
+    is_whole: bool,
+    /// Whether what came next is out of order.
+    is_disorder: bool,
 }
 
 impl Scan<'_, '_> {
-    /// Copies the rows whose numbers lie between two, from both ends; where that fails in between, once more in halves.
-    fn between(&mut self, low: i64, high: i64) -> Result<()> {
-        let mut todo = vec![(low, high)];
+    /// Copies the rows of a table with row numbers: from both ends; where that fails in between, once more in halves.
+    fn by_number(&mut self) -> Result<()> {
+        let mut todo = vec![(i64::MIN, i64::MAX)];
         // A tree whose upper pages are damaged is not asked for each of its rows.
         let mut attempts = 0;
         while let Some((low, high)) = todo.pop() {
             let condition = "WHERE rowid > ? AND rowid < ?";
-            let (last, is_whole) = self.run(condition, &[low, high], "ASC")?;
+            let bounds = [Value::Integer(low), Value::Integer(high)];
+            let is_within = |key: &RowKey| matches!(key[..], [Key::Integer(number)] if number > low && number < high);
+            let number = |run: &Run<RowKey>| match run.last.as_deref() {
+                Some([Key::Integer(number)]) => Some(*number),
+                _ => None,
+            };
+            let run = self.run(condition, &bounds, "ASC", is_within)?;
             attempts += 1;
-            if is_whole {
+            if run.is_whole {
                 continue;
             }
             self.outcome.is_damaged = true;
-            let low = last.unwrap_or(low);
-            let (first, _) = self.run(condition, &[low, high], "DESC")?;
-            let high = first.unwrap_or(high);
-            if high.saturating_sub(low) > 2 && attempts < MOST_ATTEMPTS {
+            let low = number(&run).unwrap_or(low);
+            let bounds = [Value::Integer(low), Value::Integer(high)];
+            let is_within = |key: &RowKey| matches!(key[..], [Key::Integer(number)] if number > low && number < high);
+            let run = self.run(condition, &bounds, "DESC", is_within)?;
+            let high = number(&run).unwrap_or(high);
+            if high.saturating_sub(low) > 2 && attempts < MOST_ATTEMPTS && !self.source.budget.is_spent() {
                 let middle = low / 2 + high / 2 + (low % 2 + high % 2) / 2;
                 // Each half with its end in it.
                 todo.push((middle, high));
                 todo.push((low, middle + 1));
+            } else if high.saturating_sub(low) > 1 {
+                self.outcome.holes.push((low, high));
+            }
+        }
+        self.outcome.holes = merged(std::mem::take(&mut self.outcome.holes));
+        Ok(())
+    }
+
+    /// Copies the rows of a table without row numbers: from both ends; where that fails in between, owner by owner.
+    fn by_key(&mut self, owners: Option<&BTreeSet<Key>>) -> Result<()> {
+        let forward = self.run("", &[], "ASC", |_| true)?;
+        let is_suspicious =
+            |tree: &String| self.source.trees.shared.contains_key(tree) || self.source.trees.lossy.contains(tree);
+        if forward.is_whole && !is_suspicious(&self.shape.name) {
+            return Ok(());
+        }
+        if let Some(index) = self.shape.covering.clone().filter(|index| !is_suspicious(index))
+            && self.by_index(&index)?
+        {
+            // Another tree holds all of it.
+            self.outcome.is_repaired = true;
+            return Ok(());
+        }
+        if forward.is_whole {
+            return Ok(());
+        }
+        self.outcome.is_damaged = true;
+        self.source.budget.renew();
+        let backward = self.run("", &[], "DESC", |_| true)?;
+        let (Some(owner), Some(owners)) = (&self.shape.owner, owners) else {
+            self.outcome.suspects = None;
+            return Ok(());
+        };
+        // Where pages are in the wrong place, the ends say little of where rows are missing: with a whole page of foreign rows in
+        // order, either end may lie beyond the damage.
+        let (from, to) = match (&forward.last, &backward.last) {
+            (Some(from), Some(to)) if from < to => (from.first(), to.first()),
+            (None, Some(to)) => (None, to.first()),
+            (Some(from), None) => (from.first(), None),
+            _ => (None, None),
+        };
+        let is_between = |id: &&Key| from.is_none_or(|from| from <= *id) && to.is_none_or(|to| *id <= to);
+        let owners: Vec<Key> = owners.iter().filter(is_between).cloned().collect();
+        let condition = format!("WHERE {} = ?", owner.from);
+        if forward.is_disorder || backward.is_disorder {
+            // A page of another place holds no rows of an owner, without any error.
+            self.outcome.suspects = None;
+        }
+        self.source.budget.renew();
+        for id in owners {
+            let is_own = |key: &RowKey| key.first() == Some(&id);
+            let mut is_whole = false;
+            if !self.source.budget.is_spent() {
+                is_whole = self.run(&condition, &[id.value()], "ASC", is_own)?.is_whole;
+                if !is_whole {
+                    self.run(&condition, &[id.value()], "DESC", is_own)?;
+                }
+            }
+            if !is_whole && let Some(suspects) = &mut self.outcome.suspects {
+                suspects.insert(id);
             }
         }
         Ok(())
     }
 
-    /// Copies rows in order until one cannot be read: the last row's number, and whether that was the last row.
-    fn run(&mut self, condition: &str, bounds: &[i64], direction: &str) -> Result<(Option<i64>, bool)> {
-        let Self { source, shape, columns, .. } = self;
-        let number = if shape.has_rowid { "rowid" } else { "0" };
+    /// Copies the rows as an index over all columns holds them; whether it holds all.
+    fn by_index(&mut self, index: &str) -> Result<bool> {
+        let sql = format!("SELECT {} FROM {} INDEXED BY \"{index}\"", self.names(), self.shape.name);
+        self.source.budget.renew();
+        let Some(mut select) = is_damage(self.source.conn.prepare(&sql))? else { return Ok(false) };
+        let refused = self.outcome.refused_count;
+        let mut rows = select.query([])?;
+        loop {
+            match is_damage(rows.next())? {
+                Some(Some(row)) => self.take(row)?,
+                Some(None) => return Ok(refused == self.outcome.refused_count),
+                None => return Ok(false),
+            };
+        }
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.columns.iter().map(|index| self.shape.columns[*index].as_str()).collect();
+        names.join(", ")
+    }
+
+    /// Copies rows in order until one cannot be read, or is not where it should be.
+    fn run(
+        &mut self,
+        condition: &str,
+        bounds: &[Value],
+        direction: &str,
+        is_within: impl Fn(&RowKey) -> bool,
+    ) -> Result<Run<RowKey>> {
+        let (shape, source) = (self.shape, self.source);
         let order: Vec<_> = shape.order.iter().map(|column| format!("{column} {direction}")).collect();
         let sql = format!(
-            "SELECT {}, {number} FROM {} NOT INDEXED {condition} ORDER BY {}",
-            columns.join(", "),
+            "SELECT {}, {} FROM {} NOT INDEXED {condition} ORDER BY {}",
+            self.names(),
+            shape.order.join(", "),
             shape.name,
             order.join(", ")
         );
-        let Ok(mut select) = source.prepare_cached(&sql) else { return Ok((None, false)) };
+        let (first_key, number_of_keys) = (self.columns.len(), shape.order.len());
+        let mut run = Run { last: None, is_whole: false, is_disorder: false };
+        let Some(mut select) = is_damage(source.conn.prepare_cached(&sql))? else { return Ok(run) };
         let mut rows = select.query(params_from_iter(bounds))?;
-        let mut last = None;
         loop {
-            let row = match rows.next() {
-                Ok(Some(row)) => row,
-                Ok(None) => return Ok((last, true)),
-                Err(_) => return Ok((last, false)),
+            let Some(row) = is_damage(rows.next())? else { return Ok(run) };
+            let Some(row) = row else {
+                run.is_whole = true;
+                return Ok(run);
             };
-            let number: i64 = row.get(columns.len())?;
-            let is_in_order = bounds.is_empty()
-                || last
-                    .map_or(number > bounds[0] && number < bounds[1], |last| (number > last) == (direction == "ASC"));
+            let Some((values, _)) = is_damage(values(row, first_key + number_of_keys))? else { return Ok(run) };
+            let key: Option<RowKey> = values[first_key..].iter().map(Key::of).collect();
+            let is_in_order = key.as_ref().is_some_and(|key| {
+                is_within(key)
+                    && run.last.as_ref().is_none_or(|last| if direction == "ASC" { last < key } else { last > key })
+            });
             if !is_in_order {
-                // A tree that leads back to where it came from.
-                return Ok((last, false));
+                run.is_disorder = true;
+                return Ok(run);
             }
-            last = Some(number);
-            match values(row, columns.len()) {
-                Ok(row) if self.insert.execute(params_from_iter(&row)).is_ok() => {}
-                _ if bounds.is_empty() && direction == "DESC" => {
-                    // From here on, the rows were read from the other end.
-                    return Ok((last, false));
-                }
-                _ => self.outcome.refused += 1,
-            }
+            run.last = key;
+            self.take(row)?;
         }
     }
+
+    /// Takes a row over where it can be true.
+    fn take(&mut self, row: &Row<'_>) -> Result<()> {
+        let Some((read, is_mended)) = is_damage(values(row, self.columns.len()))? else { return Ok(()) };
+        let typed = self.columns.iter().zip(&read).find(|(column, value)| !self.shape.has_type(**column, value));
+        let reason = match typed {
+            Some((column, _)) => format!("its column {} has a value of another type", self.shape.columns[*column]),
+            None => match self.insert.execute(params_from_iter(&read)) {
+                Ok(_) => {
+                    if is_mended && let Some(name) = self.name(&read) {
+                        self.outcome.mended.insert(name);
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.sqlite_error_code() != Some(rusqlite::ErrorCode::ConstraintViolation) => {
+                    return Err(error.into());
+                }
+                // Read once more on another way.
+                Err(_) if self.is_there.exists(params_from_iter(&read))? => return Ok(()),
+                Err(error) => error.to_string(),
+            },
+        };
+        self.outcome.refused_count += 1;
+        let content = self.as_json(&read);
+        if self.outcome.refused.len() < MOST_REFUSED && self.refused_bytes + content.len() <= MOST_REFUSED_BYTES {
+            self.refused_bytes += content.len();
+            let name = self.name(&read);
+            self.outcome.refused.push(Refused { name, reason, content });
+        }
+        Ok(())
+    }
+
+    /// What names the owner of a row, or itself.
+    fn name(&self, read: &[Value]) -> Option<Key> {
+        let first = self.shape.identity.first()?;
+        let index = self.columns.iter().position(|column| self.shape.columns[*column] == *first)?;
+        Key::of(read.get(index)?)
+    }
+
+    fn as_json(&self, read: &[Value]) -> String {
+        let member = |(column, value): (&usize, &Value)| {
+            let value = match value {
+                Value::Null => serde_json::Value::Null,
+                Value::Integer(number) => (*number).into(),
+                Value::Real(number) => (*number).into(),
+                Value::Text(text) => text.as_str().into(),
+                Value::Blob(bytes) => String::from_utf8_lossy(bytes).into(),
+            };
+            (self.shape.columns[*column].clone(), value)
+        };
+        serde_json::Value::Object(self.columns.iter().zip(read).map(member).collect::<Map<_, _>>()).to_string()
+    }
+}
+
+/// Ranges that touch each other, as one.
+fn merged(mut holes: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
+    holes.sort_unstable();
+    let mut merged: Vec<(i64, i64)> = Vec::new();
+    for (low, high) in holes {
+        match merged.last_mut() {
+            Some(last) if low < last.1 => last.1 = last.1.max(high),
+            _ => merged.push((low, high)),
+        }
+    }
+    merged
 }
 
 /// How often a table is asked for rows between damaged ones.
 const MOST_ATTEMPTS: u32 = 20_000;
 
-/// Copies the rows of a table that a good database has and this one lacks; of those only `wanted`, where that is known. Returns
-/// the names of those that came.
+/// Which of the rows that a damaged database lacks are to come from a good copy.
+pub(super) enum Wanted<'w> {
+    /// These.
+    Rows(&'w BTreeSet<RowKey>),
+    /// Those with a number in these ranges.
+    Numbers(&'w [(i64, i64)]),
+    /// Those of these owners.
+    Owners(&'w BTreeSet<Key>),
+    /// Those of lists of which nothing is left, or that have gaps.
+    Lists,
+    /// Those that follow the first one that is there of their owner.
+    Later,
+    All,
+}
+
+/// Copies the rows of a table that a good database has and this one lacks, as far as they are wanted. Returns those that came.
 pub(super) fn fill(
     good: &Connection,
     target: &Connection,
     shape: &Shape,
-    wanted: Option<&BTreeSet<String>>,
-) -> Result<BTreeSet<String>> {
+    wanted: &Wanted<'_>,
+) -> Result<BTreeSet<RowKey>> {
     let mut is_there = target.prepare(&exists_sql(shape))?;
     let mut insert = target.prepare(&insert_sql(&shape.name, &shape.columns))?;
-    let keys = shape.identity.join(", ");
-    let sql =
-        format!("SELECT {keys}, {} FROM {} ORDER BY {}", shape.columns.join(", "), shape.name, shape.order.join(", "));
+    let mut has_owner = match &shape.owner {
+        Some(owner) => Some(target.prepare(&format!("SELECT 1 FROM {} WHERE {} = ?1", owner.table, owner.to))?),
+        None => None,
+    };
+    let incomplete = if matches!(wanted, Wanted::Lists) { complete_lists(target, shape)? } else { BTreeSet::new() };
+    let first = if matches!(wanted, Wanted::Later) { first_positions(target, shape)? } else { BTreeMap::new() };
+    let list = shape.list().map(|list| shape.indexes_of(list)).unwrap_or_default();
+    let number = if shape.has_rowid { "rowid" } else { "0" };
+    let sql = format!(
+        "SELECT {}, {number} FROM {} ORDER BY {}",
+        shape.columns.join(", "),
+        shape.name,
+        shape.order.join(", ")
+    );
     let mut select = good.prepare(&sql)?;
     let mut rows = select.query([])?;
     let mut came = BTreeSet::new();
     while let Some(row) = rows.next()? {
-        let mut key = values(row, shape.identity.len() + shape.columns.len())?;
-        let mut row = key.split_off(shape.identity.len());
-        let name = shape.name_of(&key);
-        if wanted.is_some_and(|wanted| !wanted.contains(&name)) || is_there.exists(params_from_iter(&key))? {
+        let (mut read, _) = values(row, shape.columns.len())?;
+        let number: i64 = row.get(shape.columns.len())?;
+        let Some(key) = shape.identity_in(&read) else { continue };
+        let Some(name) = key.first() else { continue };
+        let is_wanted = match wanted {
+            Wanted::Rows(rows) => rows.contains(&key),
+            Wanted::Numbers(holes) => holes.iter().any(|(low, high)| number > *low && number < *high),
+            Wanted::Owners(owners) => owners.contains(name),
+            Wanted::Lists => {
+                let list: Option<RowKey> = list.iter().map(|index| Key::of(&read[*index])).collect();
+                list.is_some_and(|list| !incomplete.contains(&list))
+            }
+            Wanted::Later => first.get(name).is_none_or(|first| key.get(1).is_none_or(|position| position > first)),
+            Wanted::All => true,
+        };
+        if !is_wanted || is_there.exists(params_from_iter(key.iter().map(Key::value)))? {
             continue;
         }
-        if insert.execute(params_from_iter(&row)).is_err() {
+        if let Some(has_owner) = &mut has_owner
+            && !has_owner.exists([name.value()])?
+        {
+            continue;
+        }
+        if insert.execute(params_from_iter(&read)).is_err() {
             // Another row has its number by now: it gets the next one.
-            for (column, value) in shape.columns.iter().zip(&mut row) {
+            for (column, value) in shape.columns.iter().zip(&mut read) {
                 if shape.has_rowid && !shape.identity.contains(column) && NUMBERS.contains(&column.as_str()) {
                     *value = Value::Null;
                 }
             }
-            if insert.execute(params_from_iter(&row)).is_err() {
+            if insert.execute(params_from_iter(&read)).is_err() {
                 continue;
             }
         }
-        came.insert(name);
+        came.insert(key);
     }
     Ok(came)
 }
@@ -254,41 +829,170 @@ pub(super) fn fill(
 /// Columns that number the rows of a table that names them by something else.
 const NUMBERS: &[&str] = &["position", "message_id"];
 
-/// Takes out the rows whose owner is missing, and hands over each with its table, as a JSON object.
+/// The lists of a table that have no gap.
+fn complete_lists(conn: &Connection, shape: &Shape) -> Result<BTreeSet<RowKey>> {
+    let Some(list) = shape.list() else { return Ok(BTreeSet::new()) };
+    let columns = if list.is_empty() { "1".to_owned() } else { list.join(", ") };
+    let sql = format!(
+        "SELECT {columns} FROM {} GROUP BY {columns} HAVING max(position) + 1 = count(*) AND min(position) = 0",
+        shape.name
+    );
+    let mut select = conn.prepare(&sql)?;
+    let mut rows = select.query([])?;
+    let mut complete = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        complete.extend(values(row, list.len())?.0.iter().map(Key::of).collect::<Option<RowKey>>());
+    }
+    Ok(complete)
+}
+
+fn first_positions(conn: &Connection, shape: &Shape) -> Result<BTreeMap<Key, Key>> {
+    let [owner, position] = &shape.identity[..] else { return Ok(BTreeMap::new()) };
+    let mut select = conn.prepare(&format!("SELECT {owner}, min({position}) FROM {} GROUP BY 1", shape.name))?;
+    let rows = select.query_map([], |row| Ok((Key::Text(row.get(0)?), Key::Integer(row.get(1)?))))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Numbers the items of lists anew where there are gaps; what names those lists.
+pub(super) fn close_gaps(conn: &Connection, shape: &Shape) -> Result<BTreeSet<Key>> {
+    let mut closed = BTreeSet::new();
+    let Some(list) = shape.list() else { return Ok(closed) };
+    let columns = if list.is_empty() { "'' AS list".to_owned() } else { list.join(", ") };
+    let groups: Vec<_> = (1..=list.len().max(1)).map(|number| number.to_string()).collect();
+    let sql = format!(
+        "SELECT {columns} FROM {} GROUP BY {} HAVING max(position) + 1 <> count(*) OR min(position) <> 0",
+        shape.name,
+        groups.join(", ")
+    );
+    let mut select = conn.prepare(&sql)?;
+    let mut rows = select.query([])?;
+    let mut broken = Vec::new();
+    while let Some(row) = rows.next()? {
+        broken.push(values(row, list.len().max(1))?.0);
+    }
+    let condition: Vec<_> = list.iter().map(|column| format!("{column} = ?")).collect();
+    let condition = if condition.is_empty() { "?1 = ''".to_owned() } else { condition.join(" AND ") };
+    let names = shape.columns.join(", ");
+    let items = format!("SELECT {names} FROM {} WHERE {condition} ORDER BY position", shape.name);
+    let delete = format!("DELETE FROM {} WHERE {condition}", shape.name);
+    let position = shape.columns.iter().position(|column| column == "position");
+    for key in broken {
+        let mut items_of = conn.prepare_cached(&items)?;
+        let mut rows = items_of.query(params_from_iter(&key))?;
+        let mut items = Vec::new();
+        while let Some(row) = rows.next()? {
+            items.push(values(row, shape.columns.len())?.0);
+        }
+        drop(rows);
+        conn.prepare_cached(&delete)?.execute(params_from_iter(&key))?;
+        let mut insert = conn.prepare_cached(&insert_sql(&shape.name, &shape.columns))?;
+        for (number, mut item) in (0..).zip(items) {
+            if let Some(position) = position {
+                item[position] = Value::Integer(number);
+            }
+            insert.execute(params_from_iter(item))?;
+        }
+        closed.extend(key.first().and_then(Key::of));
+    }
+    Ok(closed)
+}
+
+/// Takes out the rows that stand in two tables of the same form because these share a page, from the one of the two that a good
+/// copy does not know them in; the owners of the rows that were taken out, and of those where nothing tells.
+pub(super) fn separate(
+    conn: &Connection,
+    good: Option<&Connection>,
+    shape: &Shape,
+    other: &Shape,
+) -> Result<(BTreeSet<Key>, BTreeSet<Key>)> {
+    let (mut taken, mut unclear) = (BTreeSet::new(), BTreeSet::new());
+    if shape.columns.len() != other.columns.len() || shape.types != other.types || shape.has_rowid || other.has_rowid {
+        return Ok((taken, unclear));
+    }
+    let pairs = shape.columns.iter().zip(&other.columns);
+    let is_same: Vec<_> = pairs.map(|(one, two)| format!("one.{one} IS two.{two}")).collect();
+    let columns: Vec<_> = shape.columns.iter().map(|column| format!("one.{column}")).collect();
+    let sql = format!(
+        "SELECT {} FROM {} AS one JOIN {} AS two ON {}",
+        columns.join(", "),
+        shape.name,
+        other.name,
+        is_same.join(" AND ")
+    );
+    let mut select = conn.prepare(&sql)?;
+    let mut rows = select.query([])?;
+    let mut both = Vec::new();
+    while let Some(row) = rows.next()? {
+        both.push(values(row, shape.columns.len())?.0);
+    }
+    drop(rows);
+    let holds = |conn: &Connection, shape: &Shape, row: &[Value]| {
+        let condition: Vec<_> = shape.columns.iter().map(|column| format!("{column} IS ?")).collect();
+        let sql = format!("SELECT 1 FROM {} WHERE {}", shape.name, condition.join(" AND "));
+        conn.prepare_cached(&sql)?.exists(params_from_iter(row))
+    };
+    for row in both {
+        let Some(name) = shape.identity_in(&row).and_then(|key| key.into_iter().next()) else { continue };
+        match good {
+            Some(good) if !holds(good, shape, &row)? && holds(good, other, &row)? => {
+                let key: Vec<_> = shape.indexes_of(shape.key()).into_iter().map(|index| row[index].clone()).collect();
+                let condition: Vec<_> = shape.key().iter().map(|column| format!("{column} = ?")).collect();
+                let sql = format!("DELETE FROM {} WHERE {}", shape.name, condition.join(" AND "));
+                conn.prepare_cached(&sql)?.execute(params_from_iter(key))?;
+                taken.insert(name);
+            }
+            Some(good) if holds(good, shape, &row)? && !holds(good, other, &row)? => {}
+            _ => {
+                unclear.insert(name);
+            }
+        }
+    }
+    Ok((taken, unclear))
+}
+
+/// Takes out the rows of a table whose owner is missing, or the owner's own, and hands over each with the owner's name, as a JSON
+/// object. Tables that own others come after these: with the row of an owner, those that belong to it would go, too.
 pub(super) fn take_orphans(
     conn: &Connection,
     shapes: &[Shape],
-    mut taken: impl FnMut(&str, String) -> Result<()>,
+    shape: &Shape,
+    mut taken: impl FnMut(String, String) -> Result<()>,
 ) -> Result<()> {
-    for shape in shapes {
-        let sql = "SELECT \"table\", \"from\", coalesce(\"to\", \"from\") FROM pragma_foreign_key_list(?1)";
-        let mut select = conn.prepare(sql)?;
-        let owners = select.query_map([&shape.name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let owners: Vec<(String, String, String)> = owners.collect::<rusqlite::Result<_>>()?;
-        for (owner, from, to) in owners {
-            let condition = format!("{from} NOT IN (SELECT {to} FROM {owner})");
-            let mut select = conn.prepare(&rows_as_json(&shape.name, &shape.columns, &condition))?;
-            let rows = select.query_map([], |row| row.get(0))?;
-            for row in rows.collect::<rusqlite::Result<Vec<String>>>()? {
-                taken(&shape.name, row)?;
-            }
-            conn.execute(&format!("DELETE FROM {} WHERE {condition}", shape.name), [])?;
-        }
+    let Some(owner) = &shape.owner else { return Ok(()) };
+    take_rows(conn, shape, &orphans(shapes, owner), &owner.from, [], &mut taken)
+}
+
+/// The condition that is true of rows without this owner.
+fn orphans(shapes: &[Shape], Owner { table, from, to }: &Owner) -> String {
+    let its_owner = shapes.iter().find(|shape| shape.name == *table).and_then(|shape| shape.owner.as_ref());
+    let is_kept = its_owner.map_or(String::new(), |owner| format!(" WHERE NOT ({})", orphans(shapes, owner)));
+    format!("{from} NOT IN (SELECT {to} FROM {table}{is_kept})")
+}
+
+/// Takes out the rows of a table that a condition names, and hands over each with its name, as a JSON object.
+pub(super) fn take_rows(
+    conn: &Connection,
+    shape: &Shape,
+    condition: &str,
+    name: &str,
+    parameters: impl rusqlite::Params + Clone,
+    taken: &mut impl FnMut(String, String) -> Result<()>,
+) -> Result<()> {
+    let mut select = conn.prepare(&rows_as_json(&shape.name, name, &shape.columns, condition))?;
+    let mut rows = select.query(parameters.clone())?;
+    while let Some(row) = rows.next()? {
+        taken(row.get(0)?, row.get(1)?)?;
     }
+    drop(rows);
+    conn.execute(&format!("DELETE FROM {} WHERE {condition}", shape.name), parameters)?;
     Ok(())
 }
 
-/// Opens a damaged database as far as it goes. `None` where not even its first page can be read.
-pub(super) fn open(path: &Path) -> Option<Connection> {
-    let conn = db::open_damaged(path).ok()?;
-    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).ok()?;
-    Some(conn)
-}
-
 /// Whether a database has this program's tables, whatever its header says.
-pub(super) fn is_ours(path: &Path) -> bool {
+pub(super) fn is_ours(path: &Path) -> Result<bool> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('state', 'conversations', 'tasks', 'runs')";
-    open(path).and_then(|conn| conn.query_row(sql, [], |row| row.get::<_, u32>(0)).ok()) == Some(4)
+    let Some(source) = Source::open(path)? else { return Ok(false) };
+    Ok(is_damage(source.conn.query_row(sql, [], |row| row.get::<_, u32>(0)))? == Some(4))
 }
 
 /// How far a state has come, to tell the newer of two of one history.
@@ -305,15 +1009,27 @@ pub(super) fn progress(conn: &Connection) -> Vec<i64> {
     ]
 }
 
-/// Reads rows as JSON objects.
-pub(super) fn rows_as_json(table: &str, columns: &[impl AsRef<str>], condition: &str) -> String {
-    let member = |column: &str| format!("'{column}', {column}");
-    let members: Vec<_> = columns.iter().map(|column| member(column.as_ref())).collect();
-    format!("SELECT json_object({}) FROM {table} WHERE {condition}", members.join(", "))
+/// Reads rows, each as its name and a JSON object.
+fn rows_as_json(table: &str, name: &str, columns: &[String], condition: &str) -> String {
+    let members: Vec<_> = columns.iter().map(|column| format!("'{column}', {column}")).collect();
+    format!("SELECT CAST({name} AS TEXT), json_object({}) FROM {table} WHERE {condition}", members.join(", "))
 }
 
-fn values(row: &rusqlite::Row<'_>, number: usize) -> rusqlite::Result<Vec<Value>> {
-    (0..number).map(|index| row.get(index)).collect()
+/// The first values of a row, and whether in one of them bytes that are no text were replaced.
+fn values(row: &Row<'_>, number: usize) -> rusqlite::Result<(Vec<Value>, bool)> {
+    let mut is_mended = false;
+    let mut value = |index| {
+        Ok(match row.get_ref(index)? {
+            ValueRef::Text(bytes) => {
+                let text = String::from_utf8_lossy(bytes);
+                is_mended |= matches!(text, std::borrow::Cow::Owned(_));
+                Value::Text(text.into_owned())
+            }
+            other => other.try_into()?,
+        })
+    };
+    let values = (0..number).map(&mut value).collect::<rusqlite::Result<_>>()?;
+    Ok((values, is_mended))
 }
 
 fn exists_sql(shape: &Shape) -> String {
