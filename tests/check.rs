@@ -6,8 +6,13 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use agentmux_state::{CheckReport, CheckpointReason, TaskStatus};
-use common::{Base, FIXTURE, TestResult, import, task};
+use std::io::{BufRead, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agentmux_state::{CheckReport, CheckpointReason, StateStore, TaskStatus};
+use common::role::{role, say, start};
+use common::{Base, FIXTURE, TestResult, conversation, import, message, task};
 
 fn base() -> Result<Base, Box<dyn std::error::Error>> {
     let base = Base::new()?;
@@ -117,5 +122,79 @@ fn every_file_that_others_can_reach_is_a_problem() -> TestResult {
         assert!(report.problems[0].message.contains(&*path.to_string_lossy()), "{report:?}");
         fs::set_permissions(&path, before)?;
     }
+    Ok(())
+}
+
+/// Adds messages and tasks, indexes them, prunes and trims, until it is told to stop; how often it wrote.
+fn write_on(store: &StateStore, name: &str, is_done: impl Fn() -> bool) -> TestResult {
+    store.update_conversation(&conversation(name, 0..5))?;
+    for number in 0.. {
+        if is_done() {
+            break;
+        }
+        store.append_message(name, &message(number))?;
+        store.update_task(&task(&format!("{name}-{}", number % 50), TaskStatus::InProgress))?;
+        if number % 3 == 0 {
+            store.update_message_index()?;
+        }
+        if number % 7 == 0 {
+            store.remove_task(&format!("{name}-{}", number % 11))?;
+        }
+        if number % 50 == 0 {
+            store.record_checkpoint(&CheckpointReason::Scheduled)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn in_a_role() -> TestResult {
+    let Some((_, base)) = role() else { return Ok(()) };
+    let store = StateStore::open(base.join(".agentmux/state"))?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Until who started this closes its end.
+            let _ = std::io::stdin().lock().lines().next();
+            stop.store(true, Ordering::Relaxed);
+        });
+        say("writing");
+        write_on(&store, "process", || stop.load(Ordering::Relaxed))
+    })
+}
+
+#[test]
+fn nothing_is_wrong_with_a_store_that_stays_open_while_others_write() -> TestResult {
+    let base = base()?;
+    let store = base.store()?;
+    let (mut child, _output) = start("writer", &base)?;
+    let seconds = if std::env::var_os("STATE_TEST_LONG").is_some() { 120 } else { 8 };
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let is_done = || Instant::now() > end;
+    let mut checks = 0;
+    let (wrong, written) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_on(&store, "thread", is_done).map_err(|error| error.to_string()));
+        // Readers that keep connections of the pool, with what these remember of the search index.
+        let searcher = scope.spawn(|| {
+            while !is_done() {
+                store.search("message", 5).map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(())
+        });
+        let mut wrong = Vec::new();
+        while !is_done() {
+            checks += 1;
+            match store.check() {
+                Ok(report) => wrong.extend(report.problems),
+                Err(error) => panic!("check {checks}: {error:?}"),
+            }
+        }
+        (wrong, writer.join().expect("no panic").and(searcher.join().expect("no panic")))
+    });
+    child.stdin.take().expect("its input is piped").write_all(b"stop\n")?;
+    child.wait()?;
+    written?;
+    println!("{checks} checks");
+    assert!(checks > 3 && wrong.is_empty(), "{} problems in {checks} checks: {:?}", wrong.len(), wrong.first());
     Ok(())
 }

@@ -743,7 +743,7 @@ fn merged(mut holes: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
 }
 
 /// How often a table is asked for rows between damaged ones.
-const MOST_ATTEMPTS: u32 = 20_000;
+const MOST_ATTEMPTS: u32 = 4000;
 
 /// Which of the rows that a damaged database lacks are to come from a good copy.
 pub(super) enum Wanted<'w> {
