@@ -68,7 +68,10 @@ pub(crate) fn create_directory(path: &Path) -> Result<()> {
 pub(crate) fn prepare(state_dir: &Path) -> Result<PathBuf> {
     create_directory(state_dir)?;
     let state_dir = resolve(state_dir)?;
-    create_directory(&state_dir.join(BACKUP_DIRECTORY))?;
+    // A link to a disk that is not there at the moment is a matter of the backups.
+    if !is_link(&state_dir.join(BACKUP_DIRECTORY)) {
+        create_directory(&state_dir.join(BACKUP_DIRECTORY))?;
+    }
     create_directory(&state_dir.join(SELF_IMPROVEMENT_DIRECTORY))?;
     Ok(state_dir)
 }

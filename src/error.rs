@@ -104,6 +104,34 @@ pub enum Error {
         detail: String,
     },
 
+    /// Something that this program made in the database was changed or is missing: a table, an index, a trigger or a view.
+    #[error(
+        "{}: {}; nothing was changed. Undo that with sqlite3, or `agentmux-state recover` rebuilds the database and keeps the old files",
+        path.display(),
+        differences.join("; ")
+    )]
+    SchemaChanged {
+        /// The database.
+        path: PathBuf,
+        /// Which objects, and in what each differs.
+        differences: Vec<String>,
+    },
+
+    /// An index or a column that somebody added to the database does not allow what was to be written.
+    #[error(
+        "{} does not allow this change ({source}); nothing was changed. It was added to {} by somebody: change it there with sqlite3, or change the data",
+        objects.join(" or "),
+        path.display()
+    )]
+    OwnObject {
+        /// The database.
+        path: PathBuf,
+        /// The object; several where SQLite does not say which.
+        objects: Vec<String>,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+
     /// A database that is to be rebuilt is as it should be.
     #[error("{} is not damaged; nothing was changed", path.display())]
     NotDamaged {
@@ -480,6 +508,8 @@ impl Error {
             Self::UpgradeBackupFailed { .. } => "UPGRADE_BACKUP_FAILED",
             Self::MigrationFailed { .. } => "MIGRATION_FAILED",
             Self::Corrupt { .. } => "CORRUPT",
+            Self::SchemaChanged { .. } => "SCHEMA_CHANGED",
+            Self::OwnObject { .. } => "OWN_OBJECT",
             Self::NotDamaged { .. } => "NOT_DAMAGED",
             Self::InvalidRow { .. } => "INVALID_ROW",
             Self::InvalidValue { .. } => "INVALID_VALUE",

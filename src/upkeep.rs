@@ -27,27 +27,62 @@ pub(crate) struct Pruning {
 }
 
 /// Records a checkpoint where something has changed, exports where the last export is behind, makes a backup where one is due,
-/// and drops what is old.
+/// and drops what is old. A step that fails keeps none of the others from being done.
 ///
 /// # Errors
-/// [`Error::DatabaseMoved`](crate::Error::DatabaseMoved) and [`Error::LockLost`](crate::Error::LockLost) also where nothing has
-/// changed.
+/// The first one; the others are logged. [`Error::DatabaseMoved`](crate::Error::DatabaseMoved) and
+/// [`Error::LockLost`](crate::Error::LockLost) also where nothing has changed; then nothing else is done.
 pub(crate) fn scheduled_checkpoint(store: &StateStore, options: &ServiceOptions, pruning: &mut Pruning) -> Result<()> {
     store.database().require_in_place()?;
-    if store.read(checkpoint::has_changes)? {
-        store.record_checkpoint(&CheckpointReason::Scheduled)?;
+    let mut steps = Steps::default();
+    steps.run("record a checkpoint", || {
+        if store.read(checkpoint::has_changes)? {
+            store.record_checkpoint(&CheckpointReason::Scheduled)?;
+        }
+        Ok(())
+    });
+    steps.run("refresh the export", || {
+        if options.export && store.read(checkpoint::export_is_behind)? {
+            store.refresh_export()?;
+        }
+        Ok(())
+    });
+    steps.run("index messages", || store.update_message_index_within(INDEXING_TIME).map(drop));
+    let mut is_due = false;
+    steps.run("make a backup", || {
+        is_due = options.backup_interval.map_or(Ok(false), |interval| store.backup_is_due(interval))?;
+        if is_due {
+            store.create_backup("daily")?;
+        }
+        Ok(())
+    });
+    if is_due {
+        // Also where the backup failed: it may be the old ones that fill the disk.
+        steps.run("remove old backups", || thin_out_backups(store, options));
     }
-    if options.export && store.read(checkpoint::export_is_behind)? {
-        store.refresh_export()?;
+    steps.run("prune", || prune(store, options, pruning));
+    steps.first_error
+}
+
+/// Steps that are all done, whether or not one of them fails.
+struct Steps {
+    first_error: Result<()>,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { first_error: Ok(()) }
     }
-    store.update_message_index_within(INDEXING_TIME)?;
-    if let Some(interval) = options.backup_interval
-        && store.backup_is_due(interval)?
-    {
-        store.create_backup("daily")?;
-        thin_out_backups(store, options)?;
+}
+
+impl Steps {
+    fn run(&mut self, what: &str, step: impl FnOnce() -> Result<()>) {
+        match (&self.first_error, step()) {
+            (_, Ok(())) => {}
+            (Ok(()), Err(error)) => self.first_error = Err(error),
+            (Err(_), Err(error)) => tracing::warn!(%error, "could not {what} at a checkpoint, either"),
+        }
     }
-    prune(store, options, pruning)
 }
 
 /// Drops what the retention says, where that is due. What there is no time for comes at the next checkpoint.

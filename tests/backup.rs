@@ -16,6 +16,7 @@ use agentmux_state::{
     StatePersistenceService, StateStore, StoreOptions, TaskStatus,
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use common::program::run;
 use common::{
     Base, FIXTURE, QUIRKS, TestResult, agent, base_of, conversation, export, fixture, import, project, random, task,
 };
@@ -273,9 +274,13 @@ fn hostile_foreign_and_newer_backups_are_refused() -> TestResult {
         Ok(backup.id)
     };
     for sql in [
-        "CREATE TRIGGER evil AFTER INSERT ON tasks BEGIN DELETE FROM conversations; END",
-        "CREATE VIEW evil AS SELECT load_extension('x')",
-        "CREATE INDEX evil ON tasks (title)",
+        "DROP TRIGGER tasks_deleted; CREATE TRIGGER tasks_deleted AFTER DELETE ON tasks BEGIN DELETE FROM conversations; END",
+        "DROP INDEX tasks_by_status",
+        "DROP VIEW guide",
+        "UPDATE tasks SET extra = '[' WHERE id = 'task-1'",
+        "UPDATE messages SET extra = '{\"a\":' WHERE message_id = 2",
+        "UPDATE tasks SET percent_complete = 9e999",
+        "UPDATE state SET metadata_extra = '7'",
         "PRAGMA application_id = 7",
         "DELETE FROM refinery_schema_history",
         "PRAGMA foreign_keys = OFF; UPDATE messages SET conversation_id = 'gone' WHERE message_id = 1",
@@ -285,6 +290,22 @@ fn hostile_foreign_and_newer_backups_are_refused() -> TestResult {
         assert!(matches!(result, Err(Error::BackupDamaged { .. })), "{sql}: {result:?}");
         assert!(!store.verify_backups(Some(&id))?[0].ok, "{sql}");
     }
+    // What somebody added is theirs, and runs in no write of ours.
+    let id = plant(
+        "CREATE TRIGGER evil AFTER INSERT ON tasks BEGIN DELETE FROM conversations; END;
+         CREATE TRIGGER worse BEFORE INSERT ON checkpoints BEGIN DELETE FROM tasks; END;
+         CREATE VIEW evil_view AS SELECT load_extension('x');
+         CREATE TABLE evil_table (id REFERENCES tasks (id) ON DELETE CASCADE ON UPDATE CASCADE)",
+    )?;
+    assert!(store.verify_backups(Some(&id))?[0].ok);
+    store.restore_backup(&id)?;
+    store.update_task(&agentmux_state::TaskState { id: "T-new".into(), ..Default::default() })?;
+    assert!(store.remove_task("T-new")?);
+    assert_eq!(export(&store)?.len(), FIXTURE.len(), "nothing else was changed");
+    store.import_json(
+        FIXTURE.as_bytes(),
+        agentmux_state::ImportOptions { mode: agentmux_state::ImportMode::Replace, ..Default::default() },
+    )?;
     let id = plant("INSERT INTO refinery_schema_history VALUES (99, 'future', '2026-11-22T10:00:00Z', '1')")?;
     assert!(matches!(store.restore_backup(&id), Err(Error::SchemaTooNew { found: 99, .. })));
     // No checksum, an empty file, a link, an id that is a path.
@@ -526,6 +547,183 @@ fn the_service_makes_a_backup_a_day_where_something_changed_and_thins_out() -> T
     update(72)?;
     wait_for(&["daily 2026-11-25T12:00:00.000Z", "daily 2026-11-23T12:00:00.000Z"])?;
     assert_eq!(service.last_checkpoint_error(), None);
+    Ok(())
+}
+
+/// A service with a checkpoint every few milliseconds, and the hours that its clock shows since 2026-11-22 at noon.
+fn service_with_clock(
+    base: &Base,
+    keep: usize,
+) -> Result<(StatePersistenceService, Arc<std::sync::atomic::AtomicI64>), Error> {
+    let hours = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let shown = hours.clone();
+    let start: DateTime<Utc> = DateTime::from_timestamp(1_795_348_800, 0).unwrap();
+    let clock = Clock::new(move || start + TimeDelta::hours(shown.load(Ordering::Relaxed)));
+    let options = ServiceOptions {
+        checkpoint_interval: Some(Duration::from_millis(5)),
+        keep_backups: keep,
+        clock,
+        ..base.options()
+    };
+    let service = StatePersistenceService::with_options(options);
+    service.initialize()?;
+    Ok((service, hours))
+}
+
+#[test]
+fn a_clock_that_was_wrong_neither_multiplies_backups_nor_puts_them_off_nor_evicts_them() -> TestResult {
+    let base = Base::in_memory()?;
+    let (service, hours) = service_with_clock(&base, 3)?;
+    let mut changes = 0;
+    let mut settle = |hour: i64| -> Result<Vec<i64>, Error> {
+        hours.store(hour, Ordering::Relaxed);
+        for _ in 0..20 {
+            changes += 1;
+            service.update_task(&task("T-1", TaskStatus::Other(changes.to_string())))?;
+            thread::sleep(Duration::from_millis(10));
+        }
+        let hour = |millis: i64| (millis - 1_795_348_800_000) / 3_600_000;
+        let mut made: Vec<_> =
+            service.list_backups()?.iter().map(|it| hour(it.id.split('-').nth(1).unwrap().parse().unwrap())).collect();
+        made.sort_unstable();
+        Ok(made)
+    };
+    // In the id, to the millisecond: which year it was, no other text says beyond 9999.
+    assert_eq!(settle(0)?, [0]);
+    assert_eq!(settle(24)?, [0, 24]);
+    // A day ahead, and years ahead, and back.
+    assert_eq!(settle(48)?, [0, 24, 48]);
+    assert_eq!(settle(25)?, [0, 24, 48], "not one at each checkpoint, and none evicted");
+    assert_eq!(settle(24 * 365 * 9)?, [24, 48, 24 * 365 * 9], "one, as one was due by that clock");
+    assert_eq!(settle(26)?, [24, 48, 24 * 365 * 9]);
+    assert_eq!(settle(47)?, [24, 48, 24 * 365 * 9], "nothing is due yet");
+    // Later on the day of the backup from the future, which is one like others by now.
+    assert_eq!(settle(49)?, [24, 48, 24 * 365 * 9]);
+    assert_eq!(settle(73)?, [24, 48, 73, 24 * 365 * 9], "nor put off");
+    assert_eq!(settle(98)?, [48, 73, 98, 24 * 365 * 9], "those from the future take no place");
+    // Years back: everything is in the future.
+    let past = -24 * 365 * 20;
+    assert_eq!(settle(past)?, [past, 48, 73, 98, 24 * 365 * 9]);
+    assert_eq!(settle(past + 1)?, [past, 48, 73, 98, 24 * 365 * 9]);
+    assert_eq!(settle(past + 24)?, [past, past + 24, 48, 73, 98, 24 * 365 * 9]);
+    assert_eq!(service.last_checkpoint_error(), None);
+    Ok(())
+}
+
+#[test]
+fn a_backup_from_beyond_all_years_is_no_old_one() -> TestResult {
+    let base = Base::in_memory()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    let id = store.create_backup("good")?.id;
+    let name = |extension| base.file("backups").join(format!("{id}.{extension}"));
+    fs::copy(name("db"), base.file("backups/backup-253402300800000-far.db"))?;
+    let sum = fs::read_to_string(name("db.sha256"))?.replace(&id, "backup-253402300800000-far");
+    fs::write(base.file("backups/backup-253402300800000-far.db.sha256"), sum)?;
+    assert!(store.list_backups()?[0].id.ends_with("-far"), "the newest");
+    for (last, daily, weekly, monthly) in [(usize::MAX, 0, 0, 0), (0, usize::MAX, usize::MAX, usize::MAX), (1, 1, 1, 1)]
+    {
+        let report = store.prune_backups(&Retention { last, daily, weekly, monthly }, true)?;
+        assert_eq!((report.kept.len(), report.removed.len()), (2, 0));
+    }
+    let most = usize::MAX.to_string();
+    run(&base, 0, &["backup", "prune", "--keep-daily", &most, "--keep-weekly", &most, "--keep-monthly", &most]);
+    assert_eq!(store.list_backups()?.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn the_folder_of_the_backups_may_be_a_link_to_another_disk() -> TestResult {
+    let base = Base::new()?;
+    let disk = Base::in_memory()?;
+    fs::create_dir_all(base.state_dir())?;
+    std::os::unix::fs::symlink(disk.path().join("backups"), base.file("backups"))?;
+    // The disk is not there: the state works, and what needs the folder says why it does not.
+    let store = base.store()?;
+    store.update_task(&task("T-1", TaskStatus::Pending))?;
+    assert_eq!(store.summary()?.backups, 0);
+    let report = store.check()?;
+    assert!(
+        report.problems.iter().any(|it| it.kind == "backup" && it.message.contains("cannot be reached")),
+        "{report:?}"
+    );
+    let refused = |result: Result<String, Error>| -> TestResult {
+        let error = result.err().ok_or("worked")?;
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("it is a link to") && error.contains("cannot be reached"), "{error}");
+        Ok(())
+    };
+    refused(store.create_backup("x").map(|it| it.id))?;
+    refused(store.list_backups().map(|it| format!("{it:?}")))?;
+    refused(store.verify_backups(None).map(|it| format!("{it:?}")))?;
+    refused(store.prune_backups(&Retention::default(), false).map(|it| format!("{it:?}")))?;
+    refused(store.restore_backup("backup-1-x").map(|it| format!("{it:?}")))?;
+    // It is there.
+    fs::create_dir(disk.path().join("backups"))?;
+    let options = || agentmux_state::ImportOptions {
+        mode: agentmux_state::ImportMode::Replace,
+        allow_shrink: true,
+        ..Default::default()
+    };
+    assert!(store.import_json(FIXTURE.as_bytes(), options())?.backup.is_some());
+    let backup = store.create_backup("linked")?;
+    assert_eq!(store.list_backups()?[0], backup);
+    assert!(store.verify_backups(None)?[0].ok);
+    store.remove_task("task-1")?;
+    let safety = store.restore_backup(&backup.id)?.safety_backup.ok_or("none")?;
+    assert_eq!(export(&store)?, FIXTURE);
+    assert!(store.import_json(QUIRKS.as_bytes(), options())?.backup.is_some());
+    let report = store.prune_backups(&Retention { last: 2, ..Retention::default() }, false)?;
+    assert_eq!(report.kept.len(), 2);
+    drop(store);
+    // Where the database is gone, the backup comes over from the other file system.
+    fs::remove_file(base.file("state.db"))?;
+    let (store, _) = StateStore::open_restored(base.state_dir(), &safety, StoreOptions::default())?;
+    assert!(store.task("task-1")?.is_none());
+    drop(store);
+    for command in [&["backup", "list"][..], &["backup", "verify"], &["backup", "create", "y"], &["check"]] {
+        run(&base, 0, command);
+    }
+    // An upgrade makes its backup there.
+    let old = base_of(1)?;
+    std::os::unix::fs::symlink(disk.path().join("backups"), old.file("backups"))?;
+    let store = old.store()?;
+    assert!(store.upgrade_backup().is_some_and(|backup| backup.path.is_file()));
+    Ok(())
+}
+
+#[test]
+fn a_step_of_a_checkpoint_that_fails_keeps_none_of_the_others_from_being_done() -> TestResult {
+    let base = Base::in_memory()?;
+    let (service, hours) = service_with_clock(&base, 2)?;
+    service.update_task(&task("T-1", TaskStatus::Pending))?;
+    service.update_conversation(&conversation("C-1", 0..1))?;
+    let wait_for = |what: &str, is_done: &dyn Fn() -> Result<bool, Box<dyn std::error::Error>>| -> TestResult {
+        for _ in 0..500 {
+            if is_done()? {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Err(format!("{what}: {:?}", service.last_checkpoint_error()).into())
+    };
+    wait_for("a backup", &|| Ok(service.list_backups()?.len() == 1))?;
+    for label in ["one", "two", "three"] {
+        service.create_backup(label)?;
+    }
+    // The export cannot be written, nor can a backup be made.
+    fs::remove_file(base.file("current-state.json")).ok();
+    fs::create_dir(base.file("current-state.json"))?;
+    base.sql()?.execute("UPDATE conversations SET extra = '[' WHERE id = 'C-1'", [])?;
+    service.update_task(&task("T-2", TaskStatus::Pending))?;
+    hours.store(24 * 40, Ordering::Relaxed);
+    service.append_message("C-1", &common::message(7))?;
+    wait_for("retention", &|| Ok(service.list_backups()?.len() == 2))?;
+    let indexed = "SELECT missing FROM message_index_state";
+    wait_for("the index", &|| Ok(base.sql()?.query_row(indexed, [], |row| row.get::<_, u64>(0))? == 0))?;
+    let error = service.last_checkpoint_error().ok_or("none")?;
+    assert!(error.contains("current-state.json"), "the first one is reported: {error}");
     Ok(())
 }
 

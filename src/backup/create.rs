@@ -6,15 +6,17 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rusqlite::params;
 
+use super::restore::SAFETY_LABEL;
+use super::verify::verify_content;
 use super::{Backup, Folder, checksum};
-use crate::db::{copy_database, has_known_schema};
-use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, replace_file, sync_directory};
+use crate::db::{copy_database, has_known_schema, verify_integrity};
+use crate::directory::{DATABASE_FILE, replace_file, sync_directory};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
-use crate::progress::ProgressCallback;
+use crate::progress::{ProgressCallback, Stage};
 use crate::store::{StateStore, checkpoint};
 
 impl StateStore {
@@ -36,15 +38,17 @@ impl StateStore {
 }
 
 impl StateStore {
-    /// Whether the newest backup is older than that, and something was checkpointed since.
+    /// Whether the newest backup is older than that, and something was checkpointed since. Backups from the future, as a clock that
+    /// was wrong leaves them, do not count: they neither put off the next one nor ask for another at each checkpoint.
     pub(crate) fn backup_is_due(&self, interval: Duration) -> Result<bool> {
-        let newest = Folder::look(self.state_dir()).entries()?.first().map(Backup::time);
+        let now = self.now();
+        let times = Folder::look(self.state_dir())?.entries()?.into_iter().map(|backup| backup.time());
+        let newest = times.filter(|time| *time <= now).max();
         let Some(checkpoint) = self.read(checkpoint::last)? else { return Ok(false) };
         let Some(newest) = newest else { return Ok(true) };
-        let age = self.now().signed_duration_since(newest);
-        // A backup from the future, as a clock that was set back leaves it, must not put off the next one for long.
-        let is_old = age.abs().to_std().is_ok_and(|age| age >= interval);
-        Ok(is_old && checkpoint.checkpointed_at.parse().is_none_or(|at| at > newest || age < TimeDelta::zero()))
+        let is_old = now.signed_duration_since(newest).to_std().is_ok_and(|age| age >= interval);
+        // A checkpoint from the future was made before the clock was set back.
+        Ok(is_old && checkpoint.checkpointed_at.parse().is_none_or(|at| at > newest))
     }
 }
 
@@ -53,7 +57,8 @@ pub(crate) fn create(state_dir: &Path, label: &str, now: DateTime<Utc>, progress
     create_in(&Folder::change(state_dir)?, state_dir, label, now, progress)
 }
 
-/// As [`create`], for who holds the folder already.
+/// As [`create`], in a folder that the caller holds already. The copy gets its name only where it passes what a later
+/// verification looks at.
 pub(crate) fn create_in(
     folder: &Folder,
     state_dir: &Path,
@@ -61,10 +66,48 @@ pub(crate) fn create_in(
     now: DateTime<Utc>,
     progress: &ProgressCallback,
 ) -> Result<Backup> {
+    make(folder, state_dir, label, now, progress, |copy| verify_content(copy, now))
+}
+
+/// The backup of a state that is about to be gone back from. That state may be of a newer release, or hold what cannot be read, and
+/// must not keep anybody from going back: such a backup is made all the same, and logged.
+pub(super) fn create_safety(
+    folder: &Folder,
+    state_dir: &Path,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+) -> Result<Backup> {
+    make(folder, state_dir, SAFETY_LABEL, now, progress, |copy| {
+        verify_integrity(copy)?;
+        match verify_content(copy, now) {
+            Ok(()) => {}
+            // It is what the restore is for.
+            Err(Error::SchemaTooNew { .. } | Error::HistoryDamaged { .. }) => {
+                tracing::info!("the backup before the restore is one for another release");
+            }
+            Err(error) => {
+                let path = copy.display().to_string();
+                let problem = error.to_string().replace(&path, &state_dir.join(DATABASE_FILE).display().to_string());
+                tracing::warn!(problem, "the backup before the restore holds the state with what is wrong with it");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn make(
+    folder: &Folder,
+    state_dir: &Path,
+    label: &str,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+    verify: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Backup> {
     let file = folder.temporary_file()?;
-    let id = unused_id(state_dir, label, now);
+    let id = folder.unused_id(label, now);
     let created_at = Timestamp::from(now);
-    copy_database(&state_dir.join(DATABASE_FILE), file.path(), progress, |copy| {
+    let source = state_dir.join(DATABASE_FILE);
+    copy_database(&source, file.path(), progress, |copy| {
         if !has_known_schema(copy) {
             // The label is then that of the name.
             return Ok(());
@@ -76,6 +119,15 @@ pub(crate) fn create_in(
         )?;
         Ok(())
     })?;
+    progress.report(Stage::Verifying, 0, Some(1));
+    verify(file.path()).map_err(|error| match error {
+        // What is wrong with a copy was wrong with its source.
+        Error::Corrupt { detail, .. } => Error::Corrupt { path: source.clone(), detail },
+        Error::SchemaChanged { differences, .. } => Error::SchemaChanged { path: source.clone(), differences },
+        Error::HistoryDamaged { problem, .. } => Error::HistoryDamaged { path: source.clone(), problem },
+        other => other,
+    })?;
+    progress.report(Stage::Verifying, 1, Some(1));
     let copy = File::open(file.path()).map_err(Error::io("read", file.path()))?;
     // The disk and the processor work at the same time.
     let (synced, hashed) = thread::scope(|scope| {
@@ -93,17 +145,18 @@ pub(crate) fn create_in(
     Ok(Backup { id, path, bytes, created_at, label: label.to_owned(), sha256: Some(sha256) })
 }
 
-/// An id that no file in the folder has: that of the moment, or of the next free millisecond.
-pub(crate) fn unused_id(state_dir: &Path, label: &str, now: DateTime<Utc>) -> String {
-    let directory = state_dir.join(BACKUP_DIRECTORY);
-    let name = file_name(label);
-    let mut millis = now.timestamp_millis();
-    loop {
-        let id = format!("backup-{millis}-{name}");
-        if ["db", "json"].iter().all(|extension| !directory.join(format!("{id}.{extension}")).exists()) {
-            return id;
+impl Folder {
+    /// An id that no file in the folder has: that of the moment, or of the next free millisecond.
+    pub(crate) fn unused_id(&self, label: &str, now: DateTime<Utc>) -> String {
+        let name = file_name(label);
+        let mut millis = now.timestamp_millis();
+        loop {
+            let id = format!("backup-{millis}-{name}");
+            if ["db", "json"].iter().all(|extension| !self.path.join(format!("{id}.{extension}")).exists()) {
+                return id;
+            }
+            millis += 1;
         }
-        millis += 1;
     }
 }
 

@@ -38,12 +38,19 @@ impl StateStore {
 /// # Ok::<(), agentmux_state::Error>(())
 /// ```
 pub fn list_backups(state_dir: impl AsRef<Path>) -> Result<Vec<Backup>> {
-    Folder::look(state_dir.as_ref()).list()
+    Folder::look(state_dir.as_ref())?.list()
 }
 
-/// How many backups there are.
+/// How many backups there are; none where their folder cannot be reached, which is no matter of the state.
 pub(crate) fn count(state_dir: &Path) -> Result<u64> {
-    Ok(Folder::look(state_dir).entries()?.len() as u64)
+    let folder = match Folder::look(state_dir) {
+        Ok(folder) => folder,
+        Err(error) => {
+            tracing::warn!(%error, "the backups cannot be counted");
+            return Ok(0);
+        }
+    };
+    Ok(folder.entries()?.len() as u64)
 }
 
 impl Folder {
@@ -118,6 +125,11 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// When a backup was made, where its id says so.
+pub(super) fn time_of(id: &str) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(parse_id(id)?.0?)
 }
 
 /// The time in milliseconds and the label of an id; the TypeScript service's may have no time.

@@ -10,8 +10,8 @@ mod restore;
 mod retention;
 mod verify;
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -19,7 +19,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-pub(crate) use create::{create_in, unused_id};
+pub(crate) use create::create_in;
 pub(crate) use list::count;
 pub use list::list_backups;
 pub use restore::RestoreReport;
@@ -61,8 +61,9 @@ impl Backup {
         self.path.extension().is_some_and(|extension| extension == "json")
     }
 
+    /// When it was made, by its name where that says so: also a year that no timestamp can be written with.
     fn time(&self) -> DateTime<Utc> {
-        self.created_at.parse().unwrap_or_default()
+        list::time_of(&self.id).or_else(|| self.created_at.parse()).unwrap_or_default()
     }
 }
 
@@ -77,20 +78,25 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// The folder, to look at.
-    fn look(state_dir: &Path) -> Self {
+    fn look(state_dir: &Path) -> Result<Self> {
         // SQLite takes a relative path that begins with `file:` for something else.
         let state_dir = directory::resolve(state_dir).unwrap_or_else(|_| state_dir.to_path_buf());
-        Self { path: state_dir.join(BACKUP_DIRECTORY), _turn: None }
+        Ok(Self { path: followed(state_dir.join(BACKUP_DIRECTORY))?, _turn: None })
     }
 
     /// The folder, to change; waits for others who do. What killed ones left is cleared away.
     pub(crate) fn change(state_dir: &Path) -> Result<Self> {
-        let path = state_dir.join(BACKUP_DIRECTORY);
+        let path = followed(state_dir.join(BACKUP_DIRECTORY))?;
         directory::create_directory(&path)?;
         let turn = directory::lock(&path)?;
         let folder = Self { path, _turn: Some(turn) };
         folder.clear_remains()?;
         Ok(folder)
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A file in it that is removed when it is dropped, or by who changes the folder next.
@@ -105,6 +111,19 @@ impl Folder {
     fn checksum_file(&self, id: &str) -> PathBuf {
         self.path.join(format!("{id}.db.sha256"))
     }
+}
+
+/// The folder itself, where a link leads to it, for instance on another disk: SQLite opens nothing through a link.
+fn followed(path: PathBuf) -> Result<PathBuf> {
+    if !directory::is_link(&path) {
+        return Ok(path);
+    }
+    fs::canonicalize(&path).map_err(|error| {
+        let target = fs::read_link(&path).unwrap_or_default();
+        let detail =
+            format!("it is a link to {}, which cannot be reached ({error}): is that disk mounted?", target.display());
+        Error::io("use", path)(io::Error::new(error.kind(), detail))
+    })
 }
 
 /// The SHA-256 of what a reader gives, in hexadecimal digits, and its size. Never of a database that is open: closing

@@ -14,10 +14,13 @@ use rusqlite::{Connection, params_from_iter, types::Value};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-use super::create::create_in;
-use super::verify::{checksum_problem, verify_backups};
+use super::create::create_safety;
+use super::verify::{checksum_problem, verify_backups, verify_content};
 use super::{Backup, Folder, checksum};
-use crate::db::{Database, create_copy, insert_sql, prepare_copy, publish, set_aside, verify_database};
+use crate::db::{
+    Database, LeftOut, NEW_PREFIX, create_copy, insert_sql, keep_in_file, prepare_copy, prepare_copy_for, publish,
+    set_aside,
+};
 use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
 use crate::error::{Error, ForeignFile, Result};
@@ -40,6 +43,9 @@ pub struct RestoreReport {
     /// Where the files of a damaged database lie now, which are never deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_aside_as: Option<PathBuf>,
+    /// The file with what somebody had added to the database and could not stay in it, as SQL; `None` where all of it stayed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_objects: Option<PathBuf>,
 }
 
 impl StateStore {
@@ -47,7 +53,8 @@ impl StateStore {
     /// transaction, under others who read. Killed at any point, it leaves the old state or the new.
     ///
     /// A backup of an older schema is upgraded in a copy first; a state document is imported. The history of runs and
-    /// checkpoints, the restart count and records set aside do not go back; a checkpoint `error_recovery` is recorded.
+    /// checkpoints, the restart count and records set aside do not go back; a checkpoint `error_recovery` is recorded. Nor does what
+    /// somebody added to the database: tables of their own keep their rows, and columns that the backup lacks their values.
     ///
     /// ```
     /// use agentmux_state::{Error, StateStore, TaskState};
@@ -71,13 +78,14 @@ impl StateStore {
         let folder = Folder::change(self.state_dir())?;
         let backup = folder.find(id)?;
         let now = self.now();
-        let safety = || create_in(&folder, self.state_dir(), SAFETY_LABEL, now, &self.options().progress);
-        let safety_backup = if backup.is_document() {
-            self.restore_document(&backup, now, safety)
+        let safety = || create_safety(&folder, self.state_dir(), now, &self.options().progress);
+        let (safety_backup, own_objects) = if backup.is_document() {
+            (self.restore_document(&backup, now, safety)?, None)
         } else {
-            self.restore_database(&folder, &backup, now, safety)
-        }?;
-        Ok(RestoreReport { restored: backup.id, safety_backup: Some(safety_backup.id), set_aside_as: None })
+            self.restore_database(&folder, &backup, now, safety)?
+        };
+        let (restored, safety_backup) = (backup.id, Some(safety_backup.id));
+        Ok(RestoreReport { restored, safety_backup, set_aside_as: None, own_objects })
     }
 
     /// Opens the state as a backup holds it. Where the database can be opened, this is [`open_with`](Self::open_with) and
@@ -113,7 +121,7 @@ impl StateStore {
     ) -> Result<(Self, RestoreReport)> {
         let state_dir = state_dir.as_ref();
         // A mistyped id must not make anything.
-        Folder::look(state_dir).find(id)?;
+        Folder::look(state_dir)?.find(id)?;
         let opened = Self::migration_status(state_dir).and_then(|status| {
             if !status.pending.is_empty() {
                 // Before the database is upgraded for the sake of a backup that cannot be used.
@@ -137,17 +145,21 @@ impl StateStore {
         backup: &Backup,
         now: DateTime<Utc>,
         safety: impl Fn() -> Result<Backup>,
-    ) -> Result<Backup> {
-        let copy = verified_copy(folder, backup)?;
-        self.database().replace_by(copy.path(), &self.options().progress, || {
+    ) -> Result<(Backup, Option<PathBuf>)> {
+        let copy = verified_copy(folder.temporary_file()?, backup)?;
+        // What could not stay is written to a file before the database is replaced, whatever comes then.
+        let mut own_objects = None;
+        let safety = self.database().replace_by(copy.path(), &self.options().progress, || {
             let safety = safety()?;
-            self.read(|live| {
-                prepare_copy(copy.path(), &self.options().progress, |copy| {
+            let left_out = self.read(|live| {
+                prepare_copy_for(live, copy.path(), &self.options().progress, |copy| {
                     carry_over(live, copy, now, self.own_run(live)?.as_ref())
                 })
             })?;
+            own_objects = keep_in_file(self.state_dir(), &left_out)?.or(own_objects.take());
             Ok(safety)
-        })
+        })?;
+        Ok((safety, own_objects))
     }
 
     fn restore_document(
@@ -178,11 +190,14 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
     let folder = Folder::change(&state_dir)?;
     let backup = folder.find(id)?;
     let (now, progress) = (options.clock.now(), &options.progress);
-    let copy = usable_copy(&folder, &backup, now, progress, |copy| begin_anew(copy, now))?;
+    // In the state directory: the folder of the backups may be a link to another disk.
+    let file = directory::temporary_file(&state_dir, NEW_PREFIX)?;
+    let (copy, left_out) = usable_copy(file, &backup, now, progress, |copy| begin_anew(copy, now))?;
+    let own_objects = keep_in_file(&state_dir, &left_out)?;
     let path = state_dir.join(DATABASE_FILE);
-    let mut report = RestoreReport { restored: backup.id, safety_backup: None, set_aside_as: None };
+    let mut report = RestoreReport { restored: backup.id, safety_backup: None, set_aside_as: None, own_objects };
     if matches!(present, Present::Unreadable) {
-        let safety = || create_in(&folder, &state_dir, SAFETY_LABEL, now, progress);
+        let safety = || create_safety(&folder, &state_dir, now, progress);
         match Database::open_to_replace(&path).and_then(|live| live.replace_by(copy.path(), progress, safety)) {
             Ok(safety) => {
                 report.safety_backup = Some(safety.id);
@@ -245,8 +260,8 @@ pub(crate) fn each_usable(
 ) -> Result<()> {
     let folder = Folder::change(state_dir)?;
     for backup in folder.list()? {
-        match usable_copy(&folder, &backup, now, progress, |_| Ok(())) {
-            Ok(copy) => {
+        match usable_copy(folder.temporary_file()?, &backup, now, progress, |_| Ok(())) {
+            Ok((copy, _)) => {
                 if take(backup, copy)?.is_break() {
                     break;
                 }
@@ -259,27 +274,26 @@ pub(crate) fn each_usable(
     Ok(())
 }
 
-/// A copy of a backup that can be trusted, in a database of this release, into which `finish` has written.
+/// Fills an empty file with a copy of a backup that can be trusted, in a database of this release, into which `finish` has written;
+/// with what somebody had added to the backup and could not stay.
 fn usable_copy(
-    folder: &Folder,
+    copy: NamedTempFile,
     backup: &Backup,
     now: DateTime<Utc>,
     progress: &ProgressCallback,
     finish: impl FnOnce(&Connection) -> Result<()>,
-) -> Result<NamedTempFile> {
+) -> Result<(NamedTempFile, Vec<LeftOut>)> {
     if backup.is_document() {
-        let copy = folder.temporary_file()?;
         create_copy(copy.path(), |copy| import_document(copy, &backup.path, now).and_then(|()| finish(copy)))?;
-        return Ok(copy);
+        return Ok((copy, Vec::new()));
     }
-    let copy = verified_copy(folder, backup)?;
-    prepare_copy(copy.path(), progress, finish)?;
-    Ok(copy)
+    let copy = verified_copy(copy, backup)?;
+    let left_out = prepare_copy(copy.path(), progress, finish)?;
+    Ok((copy, left_out))
 }
 
-/// A copy of a backup that is what its checksum says, and a state database of a schema that this release knows.
-fn verified_copy(folder: &Folder, backup: &Backup) -> Result<NamedTempFile> {
-    let copy = folder.temporary_file()?;
+/// Fills an empty file with a backup that is what its checksum says, and a state database of a schema that this release knows.
+fn verified_copy(copy: NamedTempFile, backup: &Backup) -> Result<NamedTempFile> {
     let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
     let (found, _) =
         checksum(file, &backup.path, |bytes| copy.as_file().write_all(bytes).map_err(Error::io("write", copy.path())))?;
@@ -287,10 +301,12 @@ fn verified_copy(folder: &Folder, backup: &Backup) -> Result<NamedTempFile> {
     if let Some(problem) = checksum_problem(backup, &found) {
         return Err(damaged(problem));
     }
-    verify_database(copy.path()).map_err(|error| match error {
+    verify_content(copy.path(), backup.time()).map_err(|error| match error {
         Error::SchemaTooNew { found, supported, .. } => {
             Error::SchemaTooNew { path: backup.path.clone(), found, supported }
         }
+        // Not the backup's fault.
+        Error::DiskFull { .. } | Error::Io { .. } | Error::Busy { .. } => error,
         other => damaged(other.to_string().replace(&copy.path().display().to_string(), "it")),
     })?;
     Ok(copy)

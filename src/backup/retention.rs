@@ -89,7 +89,7 @@ impl StateStore {
     /// # }
     /// ```
     pub fn prune_backups(&self, retention: &Retention, dry_run: bool) -> Result<RetentionReport> {
-        let folder = if dry_run { Folder::look(self.state_dir()) } else { Folder::change(self.state_dir())? };
+        let folder = if dry_run { Folder::look(self.state_dir())? } else { Folder::change(self.state_dir())? };
         let backups = folder.entries()?;
         let times: Vec<_> = backups.iter().map(Backup::time).collect();
         let mut keep = retention.keep(&times, self.now());

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Backup, Folder, checksum};
 use crate::db::verify_database;
-use crate::document::ImportOptions;
+use crate::document::{ImportOptions, export};
 use crate::error::{Error, Result};
 use crate::progress::{ProgressCallback, Stage};
 use crate::store::StateStore;
@@ -27,8 +28,8 @@ pub struct BackupVerdict {
 
 impl StateStore {
     /// Verifies one backup, or all of them, newest first: its checksum, SQLite's integrity and references, that it is a
-    /// state database of a schema that this release knows, and that its schema holds nothing else. Of a state document:
-    /// that it can be read.
+    /// state database of a schema that this release knows, that nothing which this program made in it was changed, and that every
+    /// entity can be read. What a person added to the database is no matter. Of a state document: that it can be read.
     ///
     /// ```
     /// # fn main() -> agentmux_state::Result<()> {
@@ -65,7 +66,7 @@ pub fn verify_backups(
     id: Option<&str>,
     progress: &ProgressCallback,
 ) -> Result<Vec<BackupVerdict>> {
-    let folder = Folder::look(state_dir.as_ref());
+    let folder = Folder::look(state_dir.as_ref())?;
     let backups = match id {
         Some(id) => vec![folder.find(id)?],
         None => folder.entries()?,
@@ -84,10 +85,16 @@ pub(super) fn verify(backup: &Backup) -> BackupVerdict {
     let problems = if backup.is_document() {
         verify_document(backup).err().map(|error| error.to_string())
     } else {
-        verify_checksum(backup).or_else(|| verify_database(&backup.path).err().map(|error| error.to_string()))
+        verify_checksum(backup)
+            .or_else(|| verify_content(&backup.path, backup.time()).err().map(|error| error.to_string()))
     };
     let problems: Vec<_> = problems.into_iter().collect();
     BackupVerdict { id: backup.id.clone(), ok: problems.is_empty(), problems }
+}
+
+/// Verifies the database in a backup, or in what is to become one: as a database, and that every entity in it can be read.
+pub(super) fn verify_content(path: &Path, now: DateTime<Utc>) -> Result<()> {
+    verify_database(path, |conn| export(conn, now, &ProgressCallback::default(), &mut std::io::sink()))
 }
 
 /// What is wrong with a backup's checksum.

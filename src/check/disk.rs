@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::Findings;
-use crate::db::{FileId, SET_ASIDE_PREFIX};
+use crate::db::{FileId, LEFT_OUT_PREFIX, SET_ASIDE_PREFIX};
 use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, EXPORT_FILE};
 use crate::lock::{DirectoryLock, holds_deleted_lock};
 use crate::mount::{SharedMount, shared_mount};
@@ -87,7 +87,8 @@ fn free_bytes(state_dir: &Path) -> Option<u64> {
 }
 
 /// How the names of what is ours in the state directory begin: the database and what SQLite keeps beside it, and the rest.
-const OURS: &[&str] = &[DATABASE_FILE, EXPORT_FILE, BACKUP_DIRECTORY, SET_ASIDE_PREFIX, "service.lock", "writers.lock"];
+const OURS: &[&str] =
+    &[DATABASE_FILE, EXPORT_FILE, BACKUP_DIRECTORY, SET_ASIDE_PREFIX, LEFT_OUT_PREFIX, "service.lock", "writers.lock"];
 
 /// Everything of ours is for its owner alone.
 fn permissions(state_dir: &Path, findings: &mut Findings) {

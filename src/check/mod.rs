@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::backup::{Backup, SAFETY_LABEL};
-use crate::db::{require_readable, schema_differences};
+use crate::db::{broken_references, require_readable, schema_differences};
 use crate::directory::{EXPORT_FILE, open_file};
 use crate::document::checkpointed_at;
 use crate::error::{Error, Result};
@@ -250,7 +250,13 @@ impl StateStore {
 
     /// The backups, newest first.
     fn check_backups(&self, findings: &mut Findings) -> Result<Vec<Backup>> {
-        let backups = self.list_backups()?;
+        let backups = match self.list_backups() {
+            Ok(backups) => backups,
+            Err(error) => {
+                findings.problem("backup", error.to_string());
+                return Ok(Vec::new());
+            }
+        };
         if backups.is_empty() {
             findings.note("backup", "there is no backup".into());
         }
@@ -293,10 +299,7 @@ impl Findings {
 }
 
 fn foreign_keys(conn: &Connection, findings: &mut Findings) -> Result<()> {
-    let mut select = conn.prepare("SELECT \"table\", count(*) FROM pragma_foreign_key_check GROUP BY 1")?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let (table, number): (String, u64) = (row.get(0)?, row.get(1)?);
+    for (table, number) in broken_references(conn)? {
         findings.problem("foreign_key", format!("{number} rows of {table} belong to nothing"));
     }
     Ok(())

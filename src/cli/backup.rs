@@ -16,7 +16,7 @@ pub(super) fn run(context: &Context, command: BackupCommand) -> Outcome {
         BackupCommand::Verify { id } => verify(context, id.as_deref()),
         BackupCommand::Restore { id } => restore(context, &id),
         BackupCommand::Prune { keep, keep_daily, keep_weekly, keep_monthly, dry_run } => {
-            let no_rule = keep_daily + keep_weekly + keep_monthly == 0;
+            let no_rule = [keep_daily, keep_weekly, keep_monthly] == [0; 3];
             let last = keep.unwrap_or(if no_rule { KEEP } else { 0 });
             let retention = Retention { last, daily: keep_daily, weekly: keep_weekly, monthly: keep_monthly };
             prune(context, &retention, dry_run)
@@ -82,7 +82,8 @@ fn restore(context: &Context, id: &str) -> Outcome {
     let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
     let (store, report) = StateStore::open_restored(&context.state_dir, id, context.options())?;
     context.refresh_export(&store);
-    context.confirm(&report, || match (&report.safety_backup, &report.set_aside_as) {
+    let left_out = report.own_objects.as_ref().map(|file| print::own_objects(file)).unwrap_or_default();
+    let restored = || match (&report.safety_backup, &report.set_aside_as) {
         (Some(safety), _) => {
             format!("Restored {}.\nThe state as it was before is in backup {safety}.\n", report.restored)
         }
@@ -90,7 +91,8 @@ fn restore(context: &Context, id: &str) -> Outcome {
             format!("Restored {}.\nThe files of the damaged database are in {}.\n", report.restored, folder.display())
         }
         (None, None) => format!("Restored {}. There was no database before.\n", report.restored),
-    });
+    };
+    context.confirm(&report, || restored() + &left_out);
     Ok(Ending::Complete)
 }
 

@@ -1,5 +1,6 @@
 //! `migrate`
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentmux_state::{Backup, DirectoryLock, Error, MigrationDryRun, MigrationStatus, StateStore};
@@ -14,12 +15,19 @@ struct Report {
     status: MigrationStatus,
     backup: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    own_objects: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<MigrationDryRun>,
 }
 
 /// `migrate --status`
 pub(super) fn status(context: &Context) -> Outcome {
-    let report = Report { status: StateStore::migration_status(&context.state_dir)?, backup: None, dry_run: None };
+    let report = Report {
+        status: StateStore::migration_status(&context.state_dir)?,
+        backup: None,
+        own_objects: None,
+        dry_run: None,
+    };
     context.show(&report, || format!("{}\n{}", standing(&report.status), table(&report.status)))?;
     Ok(Ending::Complete)
 }
@@ -28,7 +36,7 @@ pub(super) fn status(context: &Context) -> Outcome {
 pub(super) fn dry_run(context: &Context) -> Outcome {
     let status = StateStore::migration_status(&context.state_dir)?;
     let dry_run = StateStore::migrate_dry_run(&context.state_dir, &context.options())?;
-    let report = Report { status, backup: None, dry_run };
+    let report = Report { status, backup: None, own_objects: None, dry_run };
     context.show(&report, || match &report.dry_run {
         None => standing(&report.status),
         Some(dry_run) => dry_run_for_people(&report.status, dry_run),
@@ -53,14 +61,17 @@ pub(super) fn run(context: &Context) -> Outcome {
     let took = start.elapsed();
     let backup = store.upgrade_backup();
     let id = backup.map(|backup| backup.id.clone());
-    let report = Report { status: StateStore::migration_status(&context.state_dir)?, backup: id, dry_run: None };
+    let own_objects = store.upgrade_own_objects().map(Path::to_path_buf);
+    let status = StateStore::migration_status(&context.state_dir)?;
+    let report = Report { status, backup: id, own_objects, dry_run: None };
     context.confirm(&report, || {
         let done = match (&before, backup) {
             (None, _) => format!("Made the database with schema version {}.\n", report.status.schema_version),
             (_, Some(backup)) => upgraded(&report.status, backup, took),
             (_, None) => standing(&report.status),
         };
-        format!("{done}\n{}", table(&report.status))
+        let left_out = report.own_objects.as_ref().map(|file| print::own_objects(file)).unwrap_or_default();
+        format!("{done}{left_out}\n{}", table(&report.status))
     });
     Ok(Ending::Complete)
 }

@@ -188,3 +188,8 @@ fn scalar_text(value: &Value, depth: usize) -> String {
         other => to_json(other).unwrap_or_default(),
     }
 }
+
+/// Where something of a person's is that had to leave the database.
+pub(super) fn own_objects(file: &std::path::Path) -> String {
+    format!("What you had added to the database and could not stay in it is in\n  {}\n", file.display())
+}

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension};
 
-use super::schema::schema_differences_from;
+use super::own_objects::{self, Carried, LeftOut, OwnObjects, quoted};
+use super::schema::{own_objects, require_own_schema};
+use super::shield::{Shield, without_triggers};
 use super::{connection, migrations};
 use crate::error::{Error, Result};
 use crate::progress::{ProgressCallback, Stage};
@@ -18,8 +20,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Pages that are copied at a time: 8 MB.
 const STEP: i32 = 2048;
 
-/// Copies a database, as it is in one moment, into an empty file, and leaves that file complete by itself: without a
-/// write-ahead log, so that it also opens on a read-only medium. `mark` writes into the copy, which is then checked.
+/// Copies a database, as it is in one snapshot, into an empty file, and leaves that file complete by itself: without a
+/// write-ahead log, so that it also opens on a read-only medium. `mark` writes into the copy, which is still to be verified.
 pub(crate) fn copy_database(
     source: &Path,
     target: &Path,
@@ -42,11 +44,8 @@ pub(crate) fn copy_database(
             }
         })?;
         leave_log(&copy, target)?;
-        mark(&copy)?;
-        progress.report(Stage::Verifying, 0, Some(1));
-        // What is wrong with a copy was wrong with its source.
-        check(&copy, source_path)?;
-        progress.report(Stage::Verifying, 1, Some(1));
+        // Nothing that somebody added to the database runs in the copy.
+        without_triggers(&copy, || mark(&copy))?;
         copy.close().map_err(|(_, error)| error)?;
         Ok(())
     };
@@ -62,29 +61,84 @@ pub(crate) fn copy_raw(source: &Connection, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens a copy that belongs to us alone, brings it to this release's schema, lets `change` write into it, and checks it.
+/// Opens a copy that belongs to us alone, brings it to this release's schema, lets `change` write into it, and checks it. Returns
+/// what a person had added to it and could not stay.
 pub(crate) fn prepare_copy(
     copy: &Path,
     progress: &ProgressCallback,
     change: impl FnOnce(&Connection) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<LeftOut>> {
+    prepare_copy_with(copy, progress, |_| Ok(Vec::new()), change)
+}
+
+/// As [`prepare_copy`], with what a person added to the live database, which takes the place of what the copy has of that name.
+/// Returns what could not stay, and what could not come.
+pub(crate) fn prepare_copy_for(
+    live: &Connection,
+    copy: &Path,
+    progress: &ProgressCallback,
+    change: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<Vec<LeftOut>> {
+    let latest = migrations::release().latest_version();
+    let carry = |conn: &Connection| {
+        let (theirs, present) = (own_objects(live, copy, latest)?, own_objects(conn, copy, latest)?);
+        Ok(own_objects::carry((live, &theirs), (conn, &present))?.left_out)
+    };
+    prepare_copy_with(copy, progress, carry, change)
+}
+
+fn prepare_copy_with(
+    copy: &Path,
+    progress: &ProgressCallback,
+    carry: impl FnOnce(&Connection) -> Result<Vec<LeftOut>>,
+    change: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<Vec<LeftOut>> {
     let prepare = || {
         let mut conn = connection::open_writer(copy)?;
-        migrations::release().migrate(&mut conn, copy, progress, || Ok(|| Ok(())))?;
+        let mut left_out = Vec::new();
+        migrations::release().migrate_with(
+            &mut conn,
+            copy,
+            progress,
+            || Ok(|| Ok(())),
+            |left| {
+                left_out = left;
+                Ok(())
+            },
+        )?;
         let transaction = conn.transaction()?;
-        change(&transaction)?;
+        left_out.extend(carry(&transaction)?);
+        let shield = Shield::default();
+        shield.raise(&transaction, copy)?;
+        change(&transaction).map_err(|error| shield.explain(error.at(copy)))?;
         transaction.commit()?;
-        check(&conn, copy)?;
         conn.close().map_err(|(_, error)| error)?;
-        Ok(())
+        // By a new connection, which knows nothing of how the content came there.
+        check(&connection::open_reader(copy)?, copy)?;
+        Ok(left_out)
     };
     prepare().map_err(|error: Error| error.at(copy))
+}
+
+/// Carries what a person added to a damaged database into the one that is rebuilt from it, whose version is `version`. What could
+/// not come is returned; so are the names of tables of which rows could not be read.
+pub(crate) fn carry_own_objects(damaged: &Connection, copy: &Path, version: u32) -> Result<Carried> {
+    let carry = || {
+        let theirs = own_objects(damaged, copy, version)?;
+        let mut conn = connection::open_writer(copy)?;
+        let transaction = conn.transaction()?;
+        let carried = own_objects::carry((damaged, &theirs), (&transaction, &OwnObjects::default()))?;
+        transaction.commit()?;
+        conn.close().map_err(|(_, error)| error)?;
+        Ok(carried)
+    };
+    carry().map_err(|error: Error| error.at(copy))
 }
 
 /// Makes a database of this release in an empty file that belongs to us alone, lets `fill` write into it, and checks it.
 pub(crate) fn create_copy(copy: &Path, fill: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
     create_copy_of_version(copy, migrations::release().latest_version(), |_| Ok(()))?;
-    prepare_copy(copy, &ProgressCallback::default(), fill)
+    prepare_copy(copy, &ProgressCallback::default(), fill).map(drop)
 }
 
 /// Makes a database with the schema of a version in an empty file that belongs to us alone, and lets `fill` write into it, where
@@ -99,7 +153,7 @@ pub(crate) fn create_copy_of_version(
         migrations::release().create(&mut conn, copy, version)?;
         conn.pragma_update(None, "foreign_keys", false)?;
         let transaction = conn.transaction()?;
-        connection::without_triggers(&transaction, || fill(&transaction))?;
+        without_triggers(&transaction, || fill(&transaction))?;
         transaction.commit()?;
         conn.close().map_err(|(_, error)| error)?;
         Ok(())
@@ -184,12 +238,23 @@ fn leave_log(conn: &Connection, path: &Path) -> Result<()> {
 
 /// Fails where SQLite finds anything wrong with a database.
 pub(super) fn check(conn: &Connection, path: &Path) -> Result<()> {
-    let verdict: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-    if verdict != "ok" {
+    let release = migrations::release();
+    let (verdict, broken) = match release.status(conn, path) {
+        Ok(status) => {
+            let schema = release.schema(status.schema_version, path)?;
+            (own_objects::integrity_problem(conn, &schema)?, own_objects::broken_reference(conn, &schema)?)
+        }
+        // Of a newer release, or without a record of its migrations: what is whose cannot be told.
+        Err(_) => {
+            let verdict: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+            let broken = conn.query_row("PRAGMA foreign_key_check", [], |row| row.get(0)).optional()?;
+            (Some(verdict).filter(|verdict| verdict != "ok"), broken)
+        }
+    };
+    if let Some(verdict) = verdict {
         return Err(corrupt(path, verdict));
     }
-    let broken: Option<String> = conn.query_row("PRAGMA foreign_key_check", [], |row| row.get(0)).optional()?;
-    broken.map_or(Ok(()), |table| {
+    broken.map_or(Ok(()), |table: String| {
         Err(corrupt(path, format!("rows of {table} refer to nothing; `PRAGMA foreign_key_check` names them")))
     })
 }
@@ -198,19 +263,80 @@ fn corrupt(path: &Path, detail: String) -> Error {
     Error::Corrupt { path: path.to_path_buf(), detail }
 }
 
-/// Checks a database that nobody has open: what it is, that it is whole, and that its schema is the one that this
-/// project's migrations make, so that no trigger or view of somebody else's comes with it.
-pub(crate) fn verify_database(path: &Path) -> Result<()> {
+/// Verifies a database that nobody has open: what it is, that it is whole, that nothing of ours in its schema was changed, and, by
+/// `read`, that what is in it can be read. What a person added to it does no harm: it never runs inside a write of ours.
+pub(crate) fn verify_database(path: &Path, read: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
     let verify = || {
         let conn = connection::open_reader(path)?;
-        let status = migrations::release().status(&conn, path)?;
-        check(&conn, path)?;
-        match schema_differences_from(&conn, path, status.schema_version)?.into_iter().next() {
-            Some(difference) => Err(corrupt(path, difference)),
-            None => Ok(()),
+        let snapshot = conn.unchecked_transaction()?;
+        let status = migrations::release().status(&snapshot, path)?;
+        check(&snapshot, path)?;
+        require_own_schema(&snapshot, path, status.schema_version)?;
+        if status.pending.is_empty() {
+            return read(&snapshot);
         }
+        drop(snapshot);
+        read_as_latest(&conn, path, status.schema_version, read)
     };
     verify().map_err(|error: Error| error.at(path))
+}
+
+/// Verifies that SQLite finds nothing wrong with a database, which may be of another release or have been changed.
+pub(crate) fn verify_integrity(path: &Path) -> Result<()> {
+    connection::open_reader(path).and_then(|conn| check(&conn, path)).map_err(|error| error.at(path))
+}
+
+/// Reads a database of an older version by this release's readers: temporary views stand for its tables, with the default or NULL in
+/// the columns that came later. Only a value that is there and cannot be read counts: this is no upgrade.
+fn read_as_latest(
+    conn: &Connection,
+    path: &Path,
+    version: u32,
+    read: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
+    let release = migrations::release();
+    let fresh = release.fresh(release.latest_version(), path)?;
+    let older = release.schema(version, path)?;
+    conn.pragma_update(None, "query_only", false)?;
+    let tables = "SELECT name, coalesce(sql, '') FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let mut select = fresh.prepare(tables)?;
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    for (table, sql) in rows.collect::<rusqlite::Result<Vec<(String, String)>>>()? {
+        if sql.starts_with("CREATE VIRTUAL") {
+            continue;
+        }
+        if !older.has_relation(&table) {
+            conn.execute_batch(&sql.replacen("CREATE TABLE", "CREATE TEMP TABLE", 1))?;
+            continue;
+        }
+        let mut columns = fresh.prepare("SELECT name, \"notnull\", dflt_value FROM pragma_table_info(?1)")?;
+        let mut rows = columns.query([&table])?;
+        let (mut items, mut differs) = (Vec::new(), false);
+        while let Some(row) = rows.next()? {
+            let (name, not_null, default): (String, bool, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if older.has_column(&table, &name) {
+                items.push(quoted(&name));
+                continue;
+            }
+            differs = true;
+            match default {
+                None if not_null => return Ok(()),
+                default => items.push(format!("{} AS {}", default.as_deref().unwrap_or("NULL"), quoted(&name))),
+            }
+        }
+        if differs {
+            let (name, items) = (quoted(&table), items.join(", "));
+            conn.execute_batch(&format!("CREATE TEMP VIEW {name} AS SELECT {items} FROM main.{name}"))?;
+        }
+    }
+    match read(conn) {
+        Err(error @ Error::InvalidRow { .. }) => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "a database of an older release was not read as a whole");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// The label of a backup, as it was given.

@@ -131,22 +131,6 @@ fn set_common(conn: &Connection) -> Result<()> {
     set(conn, "cell_size_check", 1)
 }
 
-/// Runs `work` while no trigger fires on this connection.
-pub(crate) fn without_triggers<T>(conn: &Connection, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    /// Switches them on again, also after a panic.
-    struct On<'c>(&'c Connection);
-    impl Drop for On<'_> {
-        fn drop(&mut self) {
-            if let Err(error) = self.0.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true) {
-                tracing::error!(%error, "could not switch triggers on again");
-            }
-        }
-    }
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-    let _on = On(conn);
-    work()
-}
-
 /// Writes a database anew, with a setting that takes effect by that.
 pub(super) fn vacuum(conn: &Connection, set: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
     set(conn)?;

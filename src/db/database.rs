@@ -14,6 +14,7 @@ use super::lost_log::{lost_frames, mark_shared_memory};
 use super::migrations::{self, MigrationStatus};
 use super::place::Place;
 use super::schema;
+use super::shield::Shield;
 use crate::directory::{self, sync_directory};
 use crate::error::{Error, ForeignFile, Result};
 use crate::progress::ProgressCallback;
@@ -48,6 +49,8 @@ pub(crate) struct Database {
     schema_cookie: AtomicI64,
     /// Where its files are.
     place: Place,
+    /// What keeps a person's objects out of the writer's transactions.
+    shield: Shield,
 }
 
 thread_local! {
@@ -211,6 +214,7 @@ impl Database {
             commits: AtomicU32::new(0),
             schema_cookie: AtomicI64::new(-1),
             place: Place::record(path)?,
+            shield: Shield::default(),
         })
     }
 
@@ -223,6 +227,12 @@ impl Database {
             self.schema_cookie.store(cookie, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// As [`require_latest_schema`](Self::require_latest_schema), for a transaction that writes.
+    fn require_writable_schema(&self, conn: &Connection) -> Result<()> {
+        self.require_latest_schema(conn)?;
+        self.shield.raise(conn, &self.path)
     }
 
     /// Runs `work` in a read transaction: all that it reads is of one snapshot.
@@ -384,6 +394,7 @@ impl Database {
         let _writing = self.begin_writing()?;
         let mut writer = self.writer.try_lock().ok_or_else(|| self.busy())?;
         self.write_as(&mut writer, Instant::now() + SHORT_BUSY_TIMEOUT, false, work)
+            .map_err(|error: Error| self.explain(error))
     }
 
     /// As [`write`](Self::write), also while the database is being closed.
@@ -391,7 +402,7 @@ impl Database {
         let _writing = self.begin_writing()?;
         let deadline = self.deadline();
         let mut writer = self.lock_writer(deadline)?;
-        self.write_as(&mut writer, deadline, true, work)
+        self.write_as(&mut writer, deadline, true, work).map_err(|error: Error| self.explain(error))
     }
 
     fn write_as<T, E: From<Error>>(
@@ -405,7 +416,7 @@ impl Database {
         let failed = |error: rusqlite::Error| self.explain(error.into());
         self.place.files_are_there()?;
         let transaction = writer.begin_alone(deadline).map_err(failed)?;
-        self.require_latest_schema(&transaction).map_err(|error| self.explain(error))?;
+        self.require_writable_schema(&transaction).map_err(|error| self.explain(error))?;
         let outcome = match work(&transaction) {
             Ok(result) => transaction.commit().map(|()| result).map_err(|error| (true, failed(error).into())),
             Err(error) => {
@@ -575,12 +586,12 @@ impl Database {
     /// Names the database in an error of SQLite's and classifies it. Statements of this library are right: where SQLite cannot make
     /// sense of one, the schema is looked at.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let error = error.at(&self.path);
+        let error = self.shield.explain(error.at(&self.path));
         if !error.is_refused_statement() {
             return error;
         }
         match require_own_schema(&self.path) {
-            Err(Error::Corrupt { path, detail }) => Error::Corrupt { path, detail },
+            Err(changed @ (Error::SchemaChanged { .. } | Error::Corrupt { .. })) => changed,
             _ => error,
         }
     }
@@ -590,7 +601,7 @@ impl Database {
 fn require_own_schema(path: &Path) -> Result<()> {
     let conn = connection::open_reader(path)?;
     let status = migrations::release().status(&conn, path)?;
-    schema::require_own_schema(&conn, path, status.schema_version)
+    schema::require_own_schema(&conn, path, status.schema_version).map(drop)
 }
 
 /// How a caller's part of a shared transaction failed.
@@ -633,7 +644,7 @@ pub(crate) fn require_whole(path: &Path, check: impl FnOnce(&Connection) -> Resu
     let whole = || {
         let status = migrations::release().status(&conn, path)?;
         check(&conn)?;
-        schema::require_own_schema(&conn, path, status.schema_version)
+        schema::require_own_schema(&conn, path, status.schema_version).map(drop)
     };
     whole().map_err(|error| error.at(path))
 }

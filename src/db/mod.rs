@@ -13,20 +13,22 @@ mod disk;
 mod group;
 mod lost_log;
 mod migrations;
+mod own_objects;
 mod place;
 mod schema;
+mod shield;
 mod table;
 pub(crate) mod time;
 mod turns;
 mod wal;
 
 pub(crate) use backup::{
-    backup_label, copy_database, copy_raw, create_copy, create_copy_of_version, prepare_copy, verify_database,
-    version_of_damaged,
+    backup_label, carry_own_objects, copy_database, copy_raw, create_copy, create_copy_of_version, prepare_copy,
+    prepare_copy_for, verify_database, verify_integrity, version_of_damaged,
 };
 pub(crate) use codec::{RowReader, boolean, integer, json, optional_boolean, optional_text, real, text, unknown_keys};
 pub use connection::Durability;
-pub(crate) use connection::{open_damaged, without_erasing_pages, without_triggers};
+pub(crate) use connection::{open_damaged, without_erasing_pages};
 pub(crate) use database::{
     Closed, Database, NEW_PREFIX, RECOVERY_REPORT_FILE, SET_ASIDE_PREFIX, Work, beside, end_set_aside,
     newest_set_aside, publish, require_whole, set_aside, set_aside_folders,
@@ -37,8 +39,10 @@ pub(crate) use group::Part;
 pub(crate) use lost_log::missing_frames;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
+pub(crate) use own_objects::{LEFT_OUT_PREFIX, LeftOut, keep_in_file};
 pub(crate) use place::{FileId, is_locked_here, is_open_file};
-pub(crate) use schema::schema_differences;
+pub(crate) use schema::{broken_references, schema_differences};
+pub(crate) use shield::without_triggers;
 pub(crate) use table::{List, ListReader, Table, TableReader, insert_sql};
 pub use wal::WriteAheadLog;
 pub(crate) use wal::write_ahead_log;

@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::migrations;
+use super::own_objects::{self, OwnObjects};
 use crate::error::{Error, Result};
 
 /// A table, index, trigger or view: its kind, its name, and the SQL that made it.
@@ -20,31 +21,28 @@ pub(super) fn schema(conn: &Connection) -> Result<Vec<SchemaObject>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// In what the schema of a database differs from the one that this release's migrations make.
+/// In what a database's tables, indexes, triggers and views of ours differ from those that this release's migrations make. What a
+/// person added is none of them.
 pub(crate) fn schema_differences(conn: &Connection, path: &Path) -> Result<Vec<String>> {
-    schema_differences_from(conn, path, migrations::release().latest_version())
+    Ok(own_objects(conn, path, migrations::release().latest_version())?.differences)
 }
 
-/// In what the schema of a database differs from the one that the migrations up to a version make.
-pub(super) fn schema_differences_from(conn: &Connection, path: &Path, version: u32) -> Result<Vec<String>> {
-    let (found, expected) = (schema(conn)?, schema(&migrations::release().fresh(version, path)?)?);
-    let added = found.iter().filter(|it| !expected.contains(it));
-    let added = added.map(|(kind, name, _)| format!("{kind} {name} is not as in version {version} of the schema"));
-    let missing = expected.iter().filter(|it| !found.iter().any(|found| found.0 == it.0 && found.1 == it.1));
-    let missing = missing.map(|(kind, name, _)| format!("{kind} {name} is missing from the schema"));
-    Ok(added.chain(missing).collect())
+/// What a person added to a database of a version.
+pub(super) fn own_objects(conn: &Connection, path: &Path, version: u32) -> Result<OwnObjects> {
+    OwnObjects::find(conn, &*migrations::release().schema(version, path)?)
 }
 
-/// Fails where a table, index, trigger or view of this program's is missing from a database or is another; what a person has added
-/// does no harm.
-pub(super) fn require_own_schema(conn: &Connection, path: &Path, version: u32) -> Result<()> {
-    let found = schema(conn)?;
-    let expected = schema(&migrations::release().fresh(version, path)?)?;
-    match expected.into_iter().find(|it| !found.contains(it)) {
-        None => Ok(()),
-        Some((kind, name, _)) => {
-            let detail = format!("{kind} {name} is missing from the schema, or is not as in version {version} of it");
-            Err(Error::Corrupt { path: path.to_path_buf(), detail })
-        }
+/// Fails where a table, index, trigger or view of ours is missing from a database or was changed; returns what a person added.
+pub(super) fn require_own_schema(conn: &Connection, path: &Path, version: u32) -> Result<OwnObjects> {
+    let own = own_objects(conn, path, version)?;
+    if own.differences.is_empty() {
+        return Ok(own);
     }
+    Err(Error::SchemaChanged { path: path.to_path_buf(), differences: own.differences })
+}
+
+/// The tables of ours, in this release's schema, with how many of their rows refer to nothing, where any do.
+pub(crate) fn broken_references(conn: &Connection) -> Result<Vec<(String, u64)>> {
+    let release = migrations::release();
+    own_objects::broken_references(conn, &*release.schema(release.latest_version(), Path::new(""))?, u32::MAX)
 }

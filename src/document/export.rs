@@ -12,7 +12,7 @@ use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use crate::backup;
-use crate::directory::{self, BACKUP_DIRECTORY, EXPORT_FILE, WRITING_PREFIX, replace_file};
+use crate::directory::{self, EXPORT_FILE, WRITING_PREFIX, replace_file};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::model::{
@@ -221,9 +221,8 @@ impl StateStore {
             return Ok(());
         }
         let label = if last.is_none() { "before-first-export" } else { "changed-export" };
-        let _turn = backup::Folder::change(self.state_dir())?;
-        let id = backup::unused_id(self.state_dir(), label, self.now());
-        let copy = self.state_dir().join(BACKUP_DIRECTORY).join(format!("{id}.json"));
+        let folder = backup::Folder::change(self.state_dir())?;
+        let copy = folder.path().join(format!("{}.json", folder.unused_id(label, self.now())));
         let mut file = directory::open_file(path).map_err(Error::io("read", path))?;
         replace_file(&copy, |out| io::copy(&mut file, out).map(drop).map_err(Error::io("write", &copy)))?;
         tracing::info!(copy = %copy.display(), "kept the file that the export is about to replace");

@@ -140,6 +140,7 @@ fn require_damaged(
         | Err(
             Error::Corrupt { .. }
             | Error::InvalidRow { .. }
+            | Error::SchemaChanged { .. }
             | Error::HistoryDamaged { .. }
             | Error::NotAStateDatabase { found: ForeignFile::Empty | ForeignFile::NotSqlite, .. },
         ) => Ok(lost_frames),
@@ -237,7 +238,7 @@ impl Recovery {
             }
         }
         if let Some(source) = &source {
-            self.name_foreign_tables(&source.conn, copy.path())?;
+            self.carry_own_objects(&source.conn, copy.path(), version)?;
             if source.trees.loose > 0 {
                 let message =
                     "pages belong to no table any more, and nothing tells to which they did: any table may lack rows";
@@ -282,7 +283,7 @@ impl Recovery {
         let good = good.as_ref();
         let mut came_from = (false, false);
         let mut restored = RecoveredCounts::default();
-        db::prepare_copy(copy.path(), &options.progress, |conn| {
+        let left_out = db::prepare_copy(copy.path(), &options.progress, |conn| {
             came_from.0 = store::counts(conn)?.entities() > 0;
             let good_conn = good.map(Good::open).transpose()?;
             let good = good.zip(good_conn.as_ref());
@@ -319,6 +320,7 @@ impl Recovery {
                 None => Ok(()),
             }
         })?;
+        self.name_left_out(copy.path(), &left_out)?;
         let names = [(came_from.0, DATABASE_FILE), (came_from.1, good.map_or("", |good| &good.name))];
         let names: Vec<_> = names.into_iter().filter(|(came, _)| *came).map(|(_, name)| name).collect();
         Ok(Built { copy, source: names.join(" and "), restored })
@@ -597,21 +599,31 @@ impl Recovery {
         Ok(())
     }
 
-    /// Names tables that are not of this release: they stay in the damaged files.
-    fn name_foreign_tables(&mut self, source: &Connection, copy: &Path) -> Result<()> {
-        let tables = |conn: &Connection| -> rusqlite::Result<Vec<String>> {
-            let sql =
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '\\_litestream\\_%' ESCAPE '\\'";
-            conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
-        };
-        let ours = tables(&db::open_damaged(copy)?)?;
-        for table in tables(source).unwrap_or_default() {
-            if !ours.contains(&table) {
-                self.lost.push(finding(
-                    "database",
-                    format!("the table {table} is not this program's, and stays with the damaged files"),
-                ));
+    /// Brings what a person added to the database, and names what could not come.
+    fn carry_own_objects(&mut self, source: &Connection, copy: &Path, version: u32) -> Result<()> {
+        let carried = match db::carry_own_objects(source, copy, version) {
+            Ok(carried) => carried,
+            Err(error @ (Error::DiskFull { .. } | Error::Io { .. })) => return Err(error),
+            Err(error) => {
+                let message = format!("what was added to the database by others stays with the damaged files: {error}");
+                self.lost.push(finding("database", message));
+                return Ok(());
             }
+        };
+        for table in carried.incomplete {
+            let message =
+                format!("pages of the table {table:?}, which somebody added, could not be read: rows may be missing");
+            self.lost.push(finding("database", message));
+        }
+        self.name_left_out(copy, &carried.left_out)
+    }
+
+    /// Writes what of a person's could not come to a file, and names it.
+    fn name_left_out(&mut self, copy: &Path, left_out: &[db::LeftOut]) -> Result<()> {
+        let Some(file) = db::keep_in_file(copy.parent().unwrap_or(copy), left_out)? else { return Ok(()) };
+        for it in left_out {
+            let message = format!("the {}, which somebody added, is in {}: {}", it.object, file.display(), it.reason);
+            self.lost.push(finding("database", message));
         }
         Ok(())
     }

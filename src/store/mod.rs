@@ -39,7 +39,7 @@ pub(crate) use summary::counts;
 pub use summary::{Counts, StoreSummary};
 pub use upgrade::MigrationDryRun;
 
-use crate::backup::{self, Backup};
+use crate::backup;
 use crate::clock::Clock;
 use crate::db::{BUSY_TIMEOUT, Database, Durability, Work, WriteAheadLog, write_ahead_log};
 use crate::directory::{self, DATABASE_FILE};
@@ -117,7 +117,7 @@ struct Inner {
     state_dir: PathBuf,
     database: Database,
     options: StoreOptions,
-    upgrade_backup: Option<Backup>,
+    upgrade: Option<upgrade::Upgrade>,
     /// Whether a service has started a run on this store.
     runs: AtomicBool,
 }
@@ -151,11 +151,9 @@ impl StateStore {
         options.shared_mounts.refuse(state_dir.as_ref())?;
         let state_dir = directory::prepare(state_dir.as_ref())?;
         options.shared_mounts.warn(&state_dir);
-        let (mut database, upgrade_backup) = upgrade::open(&state_dir, &options)?;
+        let (mut database, upgrade) = upgrade::open(&state_dir, &options)?;
         database.set_write_timeout(options.write_timeout);
-        Ok(Self {
-            inner: Arc::new(Inner { state_dir, database, options, upgrade_backup, runs: AtomicBool::new(false) }),
-        })
+        Ok(Self { inner: Arc::new(Inner { state_dir, database, options, upgrade, runs: AtomicBool::new(false) }) })
     }
 
     /// Opens an existing state for reading only; makes and changes nothing.
@@ -179,7 +177,7 @@ impl StateStore {
         let state_dir = existing(state_dir.as_ref())?;
         let database = Database::open_read_only(&state_dir.join(DATABASE_FILE), options.max_readers)?;
         Ok(Self {
-            inner: Arc::new(Inner { state_dir, database, options, upgrade_backup: None, runs: AtomicBool::new(false) }),
+            inner: Arc::new(Inner { state_dir, database, options, upgrade: None, runs: AtomicBool::new(false) }),
         })
     }
 

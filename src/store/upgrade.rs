@@ -1,6 +1,7 @@
 //! Bringing the database of an older release to this one's schema: what comes before it, and trying it out.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::{StateStore, StoreOptions, existing};
 use crate::backup::{self, Backup};
-use crate::db::{Database, MigrationStatus, copy_database, prepare_copy};
+use crate::db::{Database, LEFT_OUT_PREFIX, MigrationStatus, copy_database, prepare_copy};
 use crate::directory::DATABASE_FILE;
 use crate::document;
 use crate::error::{Error, Result};
@@ -90,6 +91,8 @@ impl StateStore {
         tried.map_err(|error| match error {
             // The copy is of no interest.
             Error::MigrationFailed { migration, detail, .. } => Error::MigrationFailed { path, migration, detail },
+            Error::SchemaChanged { differences, .. } => Error::SchemaChanged { path, differences },
+            Error::Corrupt { detail, .. } => Error::Corrupt { path, detail },
             other => other,
         })?;
         Ok(Some(MigrationDryRun { backup, migrate: start.elapsed(), bytes_before, bytes_after: bytes()? }))
@@ -97,18 +100,32 @@ impl StateStore {
 
     /// The backup that was made before the database was upgraded; `None` where opening found it up to date.
     pub fn upgrade_backup(&self) -> Option<&Backup> {
-        self.inner.upgrade_backup.as_ref()
+        self.inner.upgrade.as_ref().map(|upgrade| &upgrade.backup)
+    }
+
+    /// The file with what somebody had added to the database and its upgrade had no place for, as SQL: a view or a table whose name
+    /// the new schema needs, for instance. `None` where all of it stayed.
+    pub fn upgrade_own_objects(&self) -> Option<&Path> {
+        self.inner.upgrade.as_ref()?.own_objects.as_deref()
     }
 }
 
-/// Opens the database for writing, upgraded where it is behind; with the backup that was made before.
-pub(super) fn open(state_dir: &Path, options: &StoreOptions) -> Result<(Database, Option<Backup>)> {
+/// What came with the upgrade of a database.
+pub(super) struct Upgrade {
+    backup: Backup,
+    /// The file with what could not stay.
+    own_objects: Option<PathBuf>,
+}
+
+/// Opens the database for writing, upgraded where it is behind; with what came with that.
+pub(super) fn open(state_dir: &Path, options: &StoreOptions) -> Result<(Database, Option<Upgrade>)> {
     // A service that is just starting upgrades the database itself, once it can.
     const SERVICE_PATIENCE: Duration = Duration::from_secs(5);
     let path = state_dir.join(DATABASE_FILE);
     let start = Instant::now();
     loop {
         let mut backup = None;
+        let files_before = left_out_files(state_dir);
         let opened = Database::open(&path, options.durability, options.max_readers, &options.progress, || {
             // Before the write lock: somebody may hold the folder for long, as a dry run does.
             let folder = backup::Folder::change(state_dir).map_err(|error| backup_failed(&path, error))?;
@@ -124,9 +141,23 @@ pub(super) fn open(state_dir: &Path, options: &StoreOptions) -> Result<(Database
         });
         match opened {
             Err(Error::InUse { .. }) if start.elapsed() < SERVICE_PATIENCE => thread::sleep(Duration::from_millis(50)),
-            opened => return Ok((opened?, backup)),
+            opened => {
+                let database = opened?;
+                let new = || left_out_files(state_dir).into_iter().find(|file| !files_before.contains(file));
+                let upgrade = backup.map(|backup| Upgrade { backup, own_objects: new() });
+                return Ok((database, upgrade));
+            }
         }
     }
+}
+
+/// The files in a state directory with what upgrades had no place for.
+fn left_out_files(state_dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(state_dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(LEFT_OUT_PREFIX))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn backup_failed(path: &Path, source: Error) -> Error {

@@ -9,12 +9,14 @@ mod refinery_bridge;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use refinery_core::{Migration, Runner, SchemaVersion, Target};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use super::own_objects::{self, LeftOut, OwnObjects, ReleasedSchema};
 use crate::error::{Error, Result};
 use crate::progress::{ProgressCallback, Stage};
 
@@ -53,13 +55,15 @@ pub(crate) fn has_known_schema(conn: &Connection) -> bool {
 pub(crate) struct MigrationSet {
     migrations: Vec<Migration>,
     state_versions: Vec<(u32, &'static str)>,
+    /// The schemas of versions that were asked for.
+    schemas: Mutex<HashMap<u32, Arc<ReleasedSchema>>>,
 }
 
 impl MigrationSet {
     fn new(migrations: Vec<Migration>, state_versions: Vec<(u32, &'static str)>) -> Self {
         let mut migrations: Vec<_> = migrations.into_iter().map(with_unix_lines).collect();
         migrations.sort();
-        Self { migrations, state_versions }
+        Self { migrations, state_versions, schemas: Mutex::default() }
     }
 
     /// The schema version that the last migration leads to.
@@ -77,7 +81,8 @@ impl MigrationSet {
         })
     }
 
-    /// Brings an existing database to the latest schema.
+    /// Brings an existing database to the latest schema. What a person added stays; what cannot is written to a file beside the
+    /// database.
     ///
     /// Where a migration is due, `before` is called first, and what it returns under the write lock; where either fails,
     /// nothing is migrated.
@@ -87,6 +92,21 @@ impl MigrationSet {
         path: &Path,
         progress: &ProgressCallback,
         before: impl FnOnce() -> Result<B>,
+    ) -> Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        self.migrate_with(conn, path, progress, before, |left_out| {
+            own_objects::keep_in_file(directory, &left_out).map(drop)
+        })
+    }
+
+    /// As [`migrate`](Self::migrate), but that `left_out` is handed what of a person's cannot stay, before the commit.
+    pub(super) fn migrate_with<B: FnOnce() -> Result<()>>(
+        &self,
+        conn: &mut Connection,
+        path: &Path,
+        progress: &ProgressCallback,
+        before: impl FnOnce() -> Result<B>,
+        left_out: impl FnOnce(Vec<LeftOut>) -> Result<()>,
     ) -> Result<()> {
         // Most databases are up to date: see without taking the write lock.
         if self.status(conn, path)?.pending.is_empty() {
@@ -100,13 +120,38 @@ impl MigrationSet {
                 return Ok(());
             }
             self.require_schema_of(transaction, path, status.schema_version)?;
+            let own = OwnObjects::find(transaction, &*self.schema(status.schema_version, path)?)?;
+            if !own.differences.is_empty() {
+                return Err(Error::SchemaChanged { path: path.to_path_buf(), differences: own.differences });
+            }
             under_lock()?;
-            self.run(transaction, path, status.schema_version, self.latest_version(), progress)?;
+            self.run_around(transaction, path, status.schema_version, progress, own, left_out)?;
             progress.report(Stage::Verifying, 0, Some(1));
-            check(transaction, path)?;
+            check(transaction, &*self.schema(self.latest_version(), path)?, path)?;
             progress.report(Stage::Verifying, 1, Some(1));
             Ok(())
         })
+    }
+
+    /// Runs the pending migrations without anything of a person's being in their way.
+    fn run_around(
+        &self,
+        transaction: &Transaction<'_>,
+        path: &Path,
+        from: u32,
+        progress: &ProgressCallback,
+        own: OwnObjects,
+        left_out: impl FnOnce(Vec<LeftOut>) -> Result<()>,
+    ) -> Result<()> {
+        let latest = self.latest_version();
+        if own.is_empty() {
+            return self.run(transaction, path, from, latest, progress);
+        }
+        let later = (from + 1..=latest).map(|version| self.schema(version, path)).collect::<Result<Vec<_>>>()?;
+        let later: Vec<_> = later.iter().map(|schema| &**schema).collect();
+        let taken = own_objects::take_out(transaction, own, &later)?;
+        self.run(transaction, path, from, latest, progress)?;
+        left_out(own_objects::bring_back(transaction, taken)?)
     }
 
     /// Fails unless the database has the latest schema.
@@ -130,6 +175,17 @@ impl MigrationSet {
         self.run(&transaction, path, 0, version, &ProgressCallback::default())?;
         transaction.commit()?;
         Ok(conn)
+    }
+
+    /// The schema of a version.
+    pub(super) fn schema(&self, version: u32, path: &Path) -> Result<Arc<ReleasedSchema>> {
+        let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(schema) = schemas.get(&version) {
+            return Ok(schema.clone());
+        }
+        let schema = Arc::new(ReleasedSchema::read(version, &self.fresh(version, path)?)?);
+        schemas.insert(version, schema.clone());
+        Ok(schema)
     }
 
     /// Runs and records the migrations from one version to another.
@@ -198,16 +254,14 @@ fn locked(conn: &mut Connection, path: &Path, work: impl FnOnce(&Transaction<'_>
 }
 
 /// Fails where migrations left anything wrong: a reference to nothing, a value that its column does not allow.
-fn check(transaction: &Transaction<'_>, path: &Path) -> Result<()> {
+fn check(transaction: &Transaction<'_>, schema: &ReleasedSchema, path: &Path) -> Result<()> {
     let failed = |detail: String| Error::MigrationFailed {
         path: path.to_path_buf(),
         migration: "the check afterwards".into(),
         detail,
     };
-    let broken: Option<String> = transaction.query_row("PRAGMA foreign_key_check", [], |row| row.get(0)).optional()?;
-    if let Some(table) = broken {
+    if let Some(table) = own_objects::broken_reference(transaction, schema)? {
         return Err(failed(format!("rows of {table} would refer to nothing")));
     }
-    let verdict: String = transaction.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" { Ok(()) } else { Err(failed(verdict)) }
+    own_objects::integrity_problem(transaction, schema)?.map_or(Ok(()), |verdict| Err(failed(verdict)))
 }

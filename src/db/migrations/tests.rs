@@ -244,7 +244,7 @@ fn each_released_schema_goes_through_each_step() {
         for step in version..=release().latest_version() {
             let transaction = conn.transaction().unwrap();
             release().run(&transaction, path, step.max(version + 1) - 1, step, &ProgressCallback::default()).unwrap();
-            check(&transaction, path).unwrap();
+            check(&transaction, &release().schema(step, path).unwrap(), path).unwrap();
             transaction.commit().unwrap();
             assert_eq!(
                 schema(&conn).unwrap(),
