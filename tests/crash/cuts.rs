@@ -410,6 +410,7 @@ impl Life<'_> {
             self.figures.faults += 1;
             let some = self.figures.some_faults.entry((self.variant.name, kind.clone())).or_default();
             if some.len() < 3 {
+                let found: String = found.chars().take(400).collect();
                 some.push(format!("{}, {:?}: {found}", self.variant.name, cut.place));
             }
         }
