@@ -82,10 +82,10 @@ impl OnRequest {
 }
 
 /// A file system of its own, in memory.
-struct Mounted(PathBuf);
+pub struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(directory: &Path, size: &str) -> Option<Self> {
+    pub fn new(directory: &Path, size: &str) -> Option<Self> {
         let options = format!("size={size}");
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(directory).output();
         if !mount.is_ok_and(|output| output.status.success()) {

@@ -18,6 +18,7 @@ mod race;
 mod reader;
 mod recording;
 mod shutdown;
+mod spill;
 mod work;
 
 use common::TestResult;
