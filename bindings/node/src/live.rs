@@ -122,7 +122,7 @@ impl Edit {
             }
             let messages = match (key.as_str(), before, current.get(key)) {
                 ("recentMessages", Some(Value::Array(before)), Some(Value::Array(there))) => {
-                    value.as_array().and_then(|now| with_appended(before, now, there))
+                    value.as_array().and_then(|now| merged_messages(before, now, there))
                 }
                 _ => None,
             };
@@ -158,15 +158,29 @@ fn members(entity: &impl Serialize) -> Result<Map<String, Value>> {
     }
 }
 
-/// The messages that are there, and those that were added to `before` to give `now`; `None` where more was done than that.
-fn with_appended(before: &[Value], now: &[Value], there: &[Value]) -> Option<Vec<Value>> {
-    // Messages at the beginning may have been dropped meanwhile, as beyond the limit.
-    let kept = (0..=before.len()).map(|dropped| &before[dropped..]).find(|kept| now.starts_with(kept))?;
-    if kept.is_empty() && !before.is_empty() {
-        return None;
-    }
-    let added = &now[kept.len()..];
-    // What was added may be there already.
-    let known = (0..=added.len().min(there.len())).rev().find(|&known| there.ends_with(&added[..known])).unwrap_or(0);
-    Some(there.iter().chain(&added[known..]).cloned().collect())
+/// What becomes of the messages that are there where somebody else has added some since `before`, and the caller made `now` of
+/// it; `None` where those that are there have nothing to do with `before`.
+fn merged_messages(before: &[Value], now: &[Value], there: &[Value]) -> Option<Vec<Value>> {
+    // The oldest may have been dropped on either side: those beyond the limit, or by the caller.
+    let dropped_from = |by: &[Value]| {
+        let rest_of = |dropped: &usize| by.starts_with(&before[*dropped..]);
+        (0..=before.len()).find(rest_of).filter(|dropped| *dropped < before.len() || before.is_empty())
+    };
+    let dropped_there = dropped_from(there)?;
+    let extra = &there[before.len() - dropped_there..];
+    let merged = match dropped_from(now) {
+        // The caller added some, too: they come after those of others, but for those that are the same.
+        Some(dropped_here) => {
+            let kept = &before[dropped_there.max(dropped_here)..];
+            let added = &now[before.len() - dropped_here..];
+            [kept, extra, &added[overlap(extra, added)..]].concat()
+        }
+        None => [now, &extra[overlap(now, extra)..]].concat(),
+    };
+    Some(merged)
+}
+
+/// How many elements at the end of one list are at the beginning of the other.
+fn overlap(one: &[Value], other: &[Value]) -> usize {
+    (0..=one.len().min(other.len())).rev().find(|&length| one.ends_with(&other[..length])).unwrap_or(0)
 }

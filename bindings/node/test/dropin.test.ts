@@ -333,6 +333,28 @@ describe('objects that were handed over', () => {
     expect(numbers).toEqual([...Array.from({ length: 48 }, (_, index) => index + 2), 60, 61]);
   });
 
+  it('keep messages that others add, whatever the caller does to the rest', async () => {
+    const service = await started();
+    const changes: Record<string, [(talk: ConversationState) => void, (number | string)[]]> = {
+      'adds one': [(talk) => talk.recentMessages.push(message(9)), [0, 1, 2, 3, 'other', 9]],
+      'drops the oldest': [(talk) => void (talk.recentMessages = talk.recentMessages.slice(-2)), [2, 3, 'other']],
+      'drops and adds': [(talk) => void (talk.recentMessages = [...talk.recentMessages.slice(2), message(9)]), [2, 3, 'other', 9]],
+      'clears': [(talk) => void (talk.recentMessages = []), ['other']],
+      'drops the newest': [(talk) => void talk.recentMessages.pop(), [0, 1, 2, 'other']],
+      'edits one': [(talk) => void (talk.recentMessages[1] = message(7)), [0, 7, 2, 3, 'other']],
+      'edits one and adds the same': [(talk) => talk.recentMessages.splice(1, 3, message(7), { ...message(1), content: 'message other' }), [0, 7, 'other']],
+    };
+    for (const [name, [change, expected]] of Object.entries(changes)) {
+      const talk = conversation(name, 4);
+      service.updateConversation(talk);
+      service.appendMessage(name, { ...message(1), content: 'message other' });
+      change(talk);
+      await service.saveState();
+      const there = stored(service).conversations.find(({ id }) => id === name)!;
+      expect(there.recentMessages.map(({ content }) => content), name).toEqual(expected.map((it) => `message ${it}`));
+    }
+  });
+
   it('may be anything', async () => {
     const service = await started();
     const good = task('good');
