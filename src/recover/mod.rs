@@ -32,7 +32,7 @@ use crate::store::{
 };
 pub use report::{RecoveredCounts, RecoveryFinding, RecoveryReport};
 use report::{count, finding, finding_of, lists_of, rows_of};
-use salvage::{Key, Outcome, RowKey, Shape, Source, Wanted};
+use salvage::{Came, Key, Outcome, RowKey, Shape, Source, Wanted};
 use timeline::{Choice, Good, Timeline};
 
 /// The kind of what is lost with the write-ahead log.
@@ -390,17 +390,16 @@ impl Recovery {
         };
         let came = match good {
             Some((_, good)) => salvage::fill(good, conn, shape, &wanted)?,
-            None => BTreeSet::new(),
+            None => Came::default(),
         };
-        if let (Some((good, _)), false) = (good, came.is_empty()) {
-            let names = names(&came);
-            let rows = rows_of(shape, came.len() as u64, &names);
-            let were = if came.len() == 1 { "was" } else { "were" };
+        if let (Some((good, _)), false) = (good, came.rows == 0) {
+            let rows = rows_of(shape, came.rows, &came.names);
+            let were = if came.rows == 1 { "was" } else { "were" };
             let message = format!("{rows} {were} taken from {}, as they were then", good.title());
-            self.from_backup.push(finding_of(shape, message, &names));
+            self.from_backup.push(finding_of(shape, message, &came.names));
         }
         self.quarantine_refused(conn, shape, outcome)?;
-        self.name_lost(shape, outcome, suspects.as_ref(), &came, good.map(|(good, _)| good));
+        self.name_lost(shape, outcome, suspects.as_ref(), &came.keys, good.map(|(good, _)| good));
         self.name_mended(shape, outcome)
     }
 
@@ -635,10 +634,7 @@ fn copy_all(source: Option<&Source>, copy: &Path, version: u32) -> Result<Vec<(S
     db::create_copy_of_version(copy, version, |conn| {
         for shape in salvage::shapes(conn)? {
             let outcome = match source {
-                Some(source) => {
-                    let owners = owners(conn, &salvaged, &shape)?;
-                    salvage::copy(source, conn, &shape, owners.as_ref())?
-                }
+                Some(source) => salvage::copy(source, conn, &shape, || owners(conn, &salvaged, &shape))?,
                 None => Outcome { is_damaged: true, holes: vec![(i64::MIN, i64::MAX)], ..Outcome::default() },
             };
             salvaged.push((shape, outcome));

@@ -399,13 +399,13 @@ impl PageMap {
     }
 }
 
-/// Copies the rows of a table that can be read into an empty one. `owners` are the entities that its rows may belong to; `None` where
-/// not all of them are known.
+/// Copies the rows of a table that can be read into an empty one. `owners` finds the entities that its rows may belong to; `None`
+/// where not all of them are known.
 pub(super) fn copy(
     source: &Source,
     target: &Connection,
     shape: &Shape,
-    owners: Option<&BTreeSet<Key>>,
+    owners: impl FnOnce() -> Result<Option<BTreeSet<Key>>>,
 ) -> Result<Outcome> {
     let mut outcome = Outcome { suspects: Some(BTreeSet::new()), ..Outcome::default() };
     source.budget.renew();
@@ -557,7 +557,7 @@ impl Scan<'_, '_> {
     }
 
     /// Copies the rows of a table without row numbers: from both ends; where that fails in between, owner by owner.
-    fn by_key(&mut self, owners: Option<&BTreeSet<Key>>) -> Result<()> {
+    fn by_key(&mut self, owners: impl FnOnce() -> Result<Option<BTreeSet<Key>>>) -> Result<()> {
         let forward = self.run("", &[], "ASC", |_| true)?;
         let is_suspicious =
             |tree: &String| self.source.trees.shared.contains_key(tree) || self.source.trees.lossy.contains(tree);
@@ -577,7 +577,7 @@ impl Scan<'_, '_> {
         self.outcome.is_damaged = true;
         self.source.budget.renew();
         let backward = self.run("", &[], "DESC", |_| true)?;
-        let (Some(owner), Some(owners)) = (&self.shape.owner, owners) else {
+        let (Some(owner), Some(owners)) = (&self.shape.owner, owners()?) else {
             self.outcome.suspects = None;
             return Ok(());
         };
@@ -590,7 +590,7 @@ impl Scan<'_, '_> {
             _ => (None, None),
         };
         let is_between = |id: &&Key| from.is_none_or(|from| from <= *id) && to.is_none_or(|to| *id <= to);
-        let owners: Vec<Key> = owners.iter().filter(is_between).cloned().collect();
+        let owners: Vec<Key> = owners.into_iter().filter(|id| is_between(&id)).collect();
         let condition = format!("WHERE {} = ?", owner.from);
         if forward.is_disorder || backward.is_disorder {
             // A page of another place holds no rows of an owner, without any error.
@@ -760,13 +760,18 @@ pub(super) enum Wanted<'w> {
     All,
 }
 
-/// Copies the rows of a table that a good database has and this one lacks, as far as they are wanted. Returns those that came.
-pub(super) fn fill(
-    good: &Connection,
-    target: &Connection,
-    shape: &Shape,
-    wanted: &Wanted<'_>,
-) -> Result<BTreeSet<RowKey>> {
+/// Rows that came from a good copy.
+#[derive(Default)]
+pub(super) struct Came {
+    pub(super) rows: u64,
+    /// Their entities.
+    pub(super) names: BTreeSet<Key>,
+    /// Themselves, where each of them was known to be missing.
+    pub(super) keys: BTreeSet<RowKey>,
+}
+
+/// Copies the rows of a table that a good database has and this one lacks, as far as they are wanted.
+pub(super) fn fill(good: &Connection, target: &Connection, shape: &Shape, wanted: &Wanted<'_>) -> Result<Came> {
     let mut is_there = target.prepare(&exists_sql(shape))?;
     let mut insert = target.prepare(&insert_sql(&shape.name, &shape.columns))?;
     let mut has_owner = match &shape.owner {
@@ -785,7 +790,7 @@ pub(super) fn fill(
     );
     let mut select = good.prepare(&sql)?;
     let mut rows = select.query([])?;
-    let mut came = BTreeSet::new();
+    let mut came = Came::default();
     while let Some(row) = rows.next()? {
         let (mut read, _) = values(row, shape.columns.len())?;
         let number: i64 = row.get(shape.columns.len())?;
@@ -821,7 +826,11 @@ pub(super) fn fill(
                 continue;
             }
         }
-        came.insert(key);
+        came.rows += 1;
+        came.names.insert(name.clone());
+        if matches!(wanted, Wanted::Rows(_)) {
+            came.keys.insert(key);
+        }
     }
     Ok(came)
 }

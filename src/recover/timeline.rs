@@ -291,7 +291,7 @@ fn export(state_dir: &Path, now: DateTime<Utc>) -> Result<Option<Good>> {
     match db::create_copy(copy.path(), |conn| backup::import_document(conn, &path, now)) {
         Ok(()) => {}
         // Perhaps it is good: an older backup must not take its place because of that.
-        Err(error @ (Error::Io { .. } | Error::DiskFull { .. })) => return Err(error),
+        Err(error @ (Error::Io { .. } | Error::Stream { .. } | Error::DiskFull { .. })) => return Err(error),
         Err(error) => {
             tracing::warn!(%error, "the export cannot be used");
             return Ok(None);
