@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::lists::take_rows;
 use super::report::{count, finding, finding_of, rows_of};
-use super::salvage::{Key, Shape, take_rows};
+use super::salvage::{Key, Shape};
 use super::timeline::Good;
 use super::{Recovery, quarantine};
 use crate::check::{GROUPS, Group};

@@ -5,7 +5,9 @@
 //! their own, and the new one takes their place. Killed at any point, the next run continues with the damaged files where they lie
 //! by then, and ends in the same state.
 
+mod lists;
 mod mend;
+mod pages;
 mod report;
 mod salvage;
 mod timeline;
@@ -339,7 +341,7 @@ impl Recovery {
     ) -> Result<()> {
         for (shape, outcome) in salvaged {
             for (other, _) in salvaged.iter().filter(|(other, _)| outcome.shared_with.contains(&other.name)) {
-                let (taken, unclear) = salvage::separate(conn, good.map(|(_, good)| good), shape, other)?;
+                let (taken, unclear) = lists::separate(conn, good.map(|(_, good)| good), shape, other)?;
                 if let (Some((good, _)), false) = (good, taken.is_empty()) {
                     let message = format!(
                         "shared a page with {}; its rows of {} were taken out, as {} has them there only",
@@ -484,7 +486,7 @@ impl Recovery {
         for shape in shapes.iter().rev() {
             let (mut rows, mut names) = (0, BTreeSet::new());
             let now = self.now;
-            salvage::take_orphans(conn, shapes, shape, |name, row| {
+            lists::take_orphans(conn, shapes, shape, |name, row| {
                 rows += 1;
                 names.insert(Key::Text(name));
                 quarantine(conn, now, &shape.name, "what it belongs to is lost", row)
@@ -502,7 +504,7 @@ impl Recovery {
     /// Numbers lists anew that lack an item.
     fn close_gaps(&mut self, conn: &Connection, shapes: &[Shape]) -> Result<()> {
         for shape in shapes {
-            let closed = salvage::close_gaps(conn, shape)?;
+            let closed = lists::close_gaps(conn, shape)?;
             if !closed.is_empty() {
                 let message =
                     format!("{} lacked an item in between; those after it have moved up", lists_of(shape, &closed));
@@ -582,7 +584,7 @@ impl Recovery {
             }
         }
         for (shape, column) in taken.into_iter().rev() {
-            salvage::take_rows(conn, shape, &format!("{column} = ?1"), column, [id], &mut |_, row| {
+            lists::take_rows(conn, shape, &format!("{column} = ?1"), column, [id], &mut |_, row| {
                 quarantine(conn, now, &shape.name, &error.to_string(), row)
             })?;
         }

@@ -6,17 +6,16 @@
 //! share are looked for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Row, Statement, params_from_iter};
 use serde_json::Map;
 
+use super::lists::complete_lists;
+use super::pages::{Trees, trees};
 use crate::check::{Budget, integrity, is_read_failure};
 use crate::db::{self, insert_sql};
-use crate::directory;
 use crate::error::{Error, Result};
 
 /// A value of a key. In the order of SQLite: numbers before texts, texts by their bytes.
@@ -27,7 +26,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    fn of(value: &Value) -> Option<Self> {
+    pub(super) fn of(value: &Value) -> Option<Self> {
         match value {
             Value::Integer(number) => Some(Self::Integer(*number)),
             Value::Text(text) => Some(Self::Text(text.clone())),
@@ -69,7 +68,7 @@ pub(super) struct Owner {
 pub(super) struct Shape {
     pub(super) name: String,
     pub(super) columns: Vec<String>,
-    types: Vec<Type>,
+    pub(super) types: Vec<Type>,
     /// Columns by which rows are ordered: `rowid`, or those of the primary key.
     order: Vec<String>,
     pub(super) has_rowid: bool,
@@ -83,7 +82,7 @@ pub(super) struct Shape {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
+pub(super) enum Type {
     Integer,
     Real,
     Text,
@@ -91,7 +90,7 @@ enum Type {
 
 impl Shape {
     /// Columns of the primary key.
-    fn key(&self) -> &[String] {
+    pub(super) fn key(&self) -> &[String] {
         if self.has_rowid { &self.identity } else { &self.order }
     }
 
@@ -117,12 +116,12 @@ impl Shape {
         )
     }
 
-    fn indexes_of(&self, columns: &[String]) -> Vec<usize> {
+    pub(super) fn indexes_of(&self, columns: &[String]) -> Vec<usize> {
         columns.iter().filter_map(|column| self.columns.iter().position(|it| it == column)).collect()
     }
 
     /// The identity in a row of all columns.
-    fn identity_in(&self, row: &[Value]) -> Option<RowKey> {
+    pub(super) fn identity_in(&self, row: &[Value]) -> Option<RowKey> {
         self.indexes_of(&self.identity).into_iter().map(|index| Key::of(row.get(index)?)).collect()
     }
 }
@@ -234,17 +233,6 @@ pub(super) struct Source {
     pub(super) trees: Trees,
 }
 
-/// What is wrong with the trees of a database as a whole.
-#[derive(Default)]
-pub(super) struct Trees {
-    /// For each tree, the other ones with which it shares pages, or itself where it leads back into itself.
-    shared: BTreeMap<String, BTreeSet<String>>,
-    /// Trees from which pages have come loose: no page leads to these any more.
-    lossy: BTreeSet<String>,
-    /// How many pages have come loose from nobody knows which tree.
-    pub(super) loose: u64,
-}
-
 impl Source {
     /// Opens a damaged database as far as it goes. `None` where not even its first page can be read.
     ///
@@ -266,7 +254,7 @@ impl Source {
 }
 
 /// The result of reading, `None` where damage prevents it; an error where the disk failed.
-fn is_damage<T>(read: rusqlite::Result<T>) -> Result<Option<T>> {
+pub(super) fn is_damage<T>(read: rusqlite::Result<T>) -> Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if is_read_failure(&error) => Err(error.into()),
@@ -279,123 +267,6 @@ fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Err(Error::Sqlite { source, .. }) => is_damage(Err(source)),
         other => other.map(Some),
-    }
-}
-
-/// Looks at which pages the trees of a database lead to.
-fn trees(conn: &Connection, budget: &Budget, path: &Path) -> Result<Trees> {
-    let mut trees = Trees::default();
-    budget.renew();
-    let names = conn
-        .prepare("SELECT name, min(rootpage) FROM sqlite_schema WHERE rootpage > 0 GROUP BY name")
-        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect());
-    let names: Vec<(String, u32)> = is_damage(names)?.unwrap_or_default();
-    let pragma = |name| is_damage(conn.pragma_query_value(None, name, |row| row.get::<_, u32>(0)));
-    let pages = pragma("page_count")?.unwrap_or(0);
-    let mut tree_of: BTreeMap<u32, usize> = BTreeMap::new();
-    for (number, (name, _)) in names.iter().enumerate() {
-        budget.renew();
-        let Some(mut select) = is_damage(conn.prepare("SELECT pageno FROM dbstat WHERE name = ?1"))? else { break };
-        let mut rows = select.query([name])?;
-        let mut seen = 0;
-        while let Some(Some(row)) = is_damage(rows.next())? {
-            seen += 1;
-            let Some(page) = is_damage(row.get(0))? else { break };
-            if let Some(other) = tree_of.insert(page, number) {
-                let other = &names[other].0;
-                trees.shared.entry(name.clone()).or_default().insert(other.clone());
-                trees.shared.entry(other.clone()).or_default().insert(name.clone());
-            }
-            if seen > pages {
-                break;
-            }
-        }
-    }
-    let page_size = pragma("page_size")?.unwrap_or(4096);
-    let map = PageMap { page_size, has_map: pragma("auto_vacuum")?.unwrap_or(0) != 0 };
-    // The schema's own pages and those that are free are in no tree of a table.
-    let free = pragma("freelist_count")?.unwrap_or(0);
-    let in_trees = (1..=pages).filter(|page| tree_of.contains_key(page) || map.is_map(*page)).count() as u32;
-    if in_trees.saturating_add(free).saturating_add(1) >= pages {
-        return Ok(trees);
-    }
-    let roots: BTreeMap<u32, &String> = names.iter().map(|(name, root)| (*root, name)).collect();
-    map.find_loose(conn, path, pages, &tree_of, &roots, &mut trees)?;
-    Ok(trees)
-}
-
-/// The pages in which an `auto_vacuum` database notes which page leads to which:
-/// <https://www.sqlite.org/fileformat2.html#pointer_map_or_ptrmap_pages>
-struct PageMap {
-    page_size: u32,
-    has_map: bool,
-}
-
-impl PageMap {
-    /// Pages that one page of the map tells of.
-    fn entries(&self) -> u32 {
-        (self.page_size / 5).max(1)
-    }
-
-    /// The page of the map that tells of a page.
-    fn map_of(&self, page: u32) -> u32 {
-        page.saturating_sub(2) / (self.entries() + 1) * (self.entries() + 1) + 2
-    }
-
-    fn is_map(&self, page: u32) -> bool {
-        self.has_map && page > 1 && self.map_of(page) == page
-    }
-
-    /// Finds the pages to which no tree leads any more, and the trees from which they have come loose. The map is read in a copy of
-    /// the file, as closing the file itself would drop SQLite's locks on it.
-    fn find_loose(
-        &self,
-        conn: &Connection,
-        path: &Path,
-        pages: u32,
-        tree_of: &BTreeMap<u32, usize>,
-        roots: &BTreeMap<u32, &String>,
-        trees: &mut Trees,
-    ) -> Result<()> {
-        if !self.has_map {
-            // Overflow pages of the schema are counted, too.
-            trees.loose += 1;
-            return Ok(());
-        }
-        let directory = path.parent().unwrap_or(path);
-        let copy = directory::temporary_file(directory, db::NEW_PREFIX)?;
-        db::copy_raw(conn, copy.path())?;
-        let file = File::open(copy.path()).map_err(Error::io("read", copy.path()))?;
-        let entry = |page: u32| -> Option<(u8, u32)> {
-            let map = self.map_of(page);
-            let at = u64::from(map - 1) * u64::from(self.page_size) + u64::from(page.checked_sub(map + 1)?) * 5;
-            let mut entry = [0; 5];
-            file.read_exact_at(&mut entry, at).ok()?;
-            Some((entry[0], u32::from_be_bytes([entry[1], entry[2], entry[3], entry[4]])))
-        };
-        for page in (2..=pages).filter(|page| !tree_of.contains_key(page) && !self.is_map(*page)) {
-            // Kinds: 1 root, 2 free, 3 and 4 overflow, 5 any other page of a tree.
-            let mut at = page;
-            let mut steps = 0;
-            let tree = loop {
-                steps += 1;
-                match (roots.get(&at), entry(at)) {
-                    (Some(name), _) => break Some(Some(*name)),
-                    (None, Some((2, _))) => break None,
-                    (None, Some((3..=5, 1))) => break None,
-                    (None, Some((3..=5, parent))) if steps < 1000 => at = parent,
-                    _ => break Some(None),
-                }
-            };
-            match tree {
-                Some(Some(name)) => {
-                    trees.lossy.insert(name.clone());
-                }
-                Some(None) => trees.loose += 1,
-                None => {}
-            }
-        }
-        Ok(())
     }
 }
 
@@ -838,163 +709,11 @@ pub(super) fn fill(good: &Connection, target: &Connection, shape: &Shape, wanted
 /// Columns that number the rows of a table that names them by something else.
 const NUMBERS: &[&str] = &["position", "message_id"];
 
-/// The lists of a table that have no gap.
-fn complete_lists(conn: &Connection, shape: &Shape) -> Result<BTreeSet<RowKey>> {
-    let Some(list) = shape.list() else { return Ok(BTreeSet::new()) };
-    let columns = if list.is_empty() { "1".to_owned() } else { list.join(", ") };
-    let sql = format!(
-        "SELECT {columns} FROM {} GROUP BY {columns} HAVING max(position) + 1 = count(*) AND min(position) = 0",
-        shape.name
-    );
-    let mut select = conn.prepare(&sql)?;
-    let mut rows = select.query([])?;
-    let mut complete = BTreeSet::new();
-    while let Some(row) = rows.next()? {
-        complete.extend(values(row, list.len())?.0.iter().map(Key::of).collect::<Option<RowKey>>());
-    }
-    Ok(complete)
-}
-
 fn first_positions(conn: &Connection, shape: &Shape) -> Result<BTreeMap<Key, Key>> {
     let [owner, position] = &shape.identity[..] else { return Ok(BTreeMap::new()) };
     let mut select = conn.prepare(&format!("SELECT {owner}, min({position}) FROM {} GROUP BY 1", shape.name))?;
     let rows = select.query_map([], |row| Ok((Key::Text(row.get(0)?), Key::Integer(row.get(1)?))))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-/// Numbers the items of lists anew where there are gaps; what names those lists.
-pub(super) fn close_gaps(conn: &Connection, shape: &Shape) -> Result<BTreeSet<Key>> {
-    let mut closed = BTreeSet::new();
-    let Some(list) = shape.list() else { return Ok(closed) };
-    let columns = if list.is_empty() { "'' AS list".to_owned() } else { list.join(", ") };
-    let groups: Vec<_> = (1..=list.len().max(1)).map(|number| number.to_string()).collect();
-    let sql = format!(
-        "SELECT {columns} FROM {} GROUP BY {} HAVING max(position) + 1 <> count(*) OR min(position) <> 0",
-        shape.name,
-        groups.join(", ")
-    );
-    let mut select = conn.prepare(&sql)?;
-    let mut rows = select.query([])?;
-    let mut broken = Vec::new();
-    while let Some(row) = rows.next()? {
-        broken.push(values(row, list.len().max(1))?.0);
-    }
-    let condition: Vec<_> = list.iter().map(|column| format!("{column} = ?")).collect();
-    let condition = if condition.is_empty() { "?1 = ''".to_owned() } else { condition.join(" AND ") };
-    let names = shape.columns.join(", ");
-    let items = format!("SELECT {names} FROM {} WHERE {condition} ORDER BY position", shape.name);
-    let delete = format!("DELETE FROM {} WHERE {condition}", shape.name);
-    let position = shape.columns.iter().position(|column| column == "position");
-    for key in broken {
-        let mut items_of = conn.prepare_cached(&items)?;
-        let mut rows = items_of.query(params_from_iter(&key))?;
-        let mut items = Vec::new();
-        while let Some(row) = rows.next()? {
-            items.push(values(row, shape.columns.len())?.0);
-        }
-        drop(rows);
-        conn.prepare_cached(&delete)?.execute(params_from_iter(&key))?;
-        let mut insert = conn.prepare_cached(&insert_sql(&shape.name, &shape.columns))?;
-        for (number, mut item) in (0..).zip(items) {
-            if let Some(position) = position {
-                item[position] = Value::Integer(number);
-            }
-            insert.execute(params_from_iter(item))?;
-        }
-        closed.extend(key.first().and_then(Key::of));
-    }
-    Ok(closed)
-}
-
-/// Takes out the rows that stand in two tables of the same form because these share a page, from the one of the two that a good
-/// copy does not know them in; the owners of the rows that were taken out, and of those where nothing tells.
-pub(super) fn separate(
-    conn: &Connection,
-    good: Option<&Connection>,
-    shape: &Shape,
-    other: &Shape,
-) -> Result<(BTreeSet<Key>, BTreeSet<Key>)> {
-    let (mut taken, mut unclear) = (BTreeSet::new(), BTreeSet::new());
-    if shape.columns.len() != other.columns.len() || shape.types != other.types || shape.has_rowid || other.has_rowid {
-        return Ok((taken, unclear));
-    }
-    let pairs = shape.columns.iter().zip(&other.columns);
-    let is_same: Vec<_> = pairs.map(|(one, two)| format!("one.{one} IS two.{two}")).collect();
-    let columns: Vec<_> = shape.columns.iter().map(|column| format!("one.{column}")).collect();
-    let sql = format!(
-        "SELECT {} FROM {} AS one JOIN {} AS two ON {}",
-        columns.join(", "),
-        shape.name,
-        other.name,
-        is_same.join(" AND ")
-    );
-    let mut select = conn.prepare(&sql)?;
-    let mut rows = select.query([])?;
-    let mut both = Vec::new();
-    while let Some(row) = rows.next()? {
-        both.push(values(row, shape.columns.len())?.0);
-    }
-    drop(rows);
-    let holds = |conn: &Connection, shape: &Shape, row: &[Value]| {
-        let condition: Vec<_> = shape.columns.iter().map(|column| format!("{column} IS ?")).collect();
-        let sql = format!("SELECT 1 FROM {} WHERE {}", shape.name, condition.join(" AND "));
-        conn.prepare_cached(&sql)?.exists(params_from_iter(row))
-    };
-    for row in both {
-        let Some(name) = shape.identity_in(&row).and_then(|key| key.into_iter().next()) else { continue };
-        match good {
-            Some(good) if !holds(good, shape, &row)? && holds(good, other, &row)? => {
-                let key: Vec<_> = shape.indexes_of(shape.key()).into_iter().map(|index| row[index].clone()).collect();
-                let condition: Vec<_> = shape.key().iter().map(|column| format!("{column} = ?")).collect();
-                let sql = format!("DELETE FROM {} WHERE {}", shape.name, condition.join(" AND "));
-                conn.prepare_cached(&sql)?.execute(params_from_iter(key))?;
-                taken.insert(name);
-            }
-            Some(good) if holds(good, shape, &row)? && !holds(good, other, &row)? => {}
-            _ => {
-                unclear.insert(name);
-            }
-        }
-    }
-    Ok((taken, unclear))
-}
-
-/// Takes out the rows of a table whose owner is missing, or the owner's own, and hands over each with the owner's name, as a JSON
-/// object. Tables that own others come after these: with the row of an owner, those that belong to it would go, too.
-pub(super) fn take_orphans(
-    conn: &Connection,
-    shapes: &[Shape],
-    shape: &Shape,
-    mut taken: impl FnMut(String, String) -> Result<()>,
-) -> Result<()> {
-    let Some(owner) = &shape.owner else { return Ok(()) };
-    take_rows(conn, shape, &orphans(shapes, owner), &owner.from, [], &mut taken)
-}
-
-/// The condition that is true of rows without this owner.
-fn orphans(shapes: &[Shape], Owner { table, from, to }: &Owner) -> String {
-    let its_owner = shapes.iter().find(|shape| shape.name == *table).and_then(|shape| shape.owner.as_ref());
-    let is_kept = its_owner.map_or(String::new(), |owner| format!(" WHERE NOT ({})", orphans(shapes, owner)));
-    format!("{from} NOT IN (SELECT {to} FROM {table}{is_kept})")
-}
-
-/// Takes out the rows of a table that a condition names, and hands over each with its name, as a JSON object.
-pub(super) fn take_rows(
-    conn: &Connection,
-    shape: &Shape,
-    condition: &str,
-    name: &str,
-    parameters: impl rusqlite::Params + Clone,
-    taken: &mut impl FnMut(String, String) -> Result<()>,
-) -> Result<()> {
-    let mut select = conn.prepare(&rows_as_json(&shape.name, name, &shape.columns, condition))?;
-    let mut rows = select.query(parameters.clone())?;
-    while let Some(row) = rows.next()? {
-        taken(row.get(0)?, row.get(1)?)?;
-    }
-    drop(rows);
-    conn.execute(&format!("DELETE FROM {} WHERE {condition}", shape.name), parameters)?;
-    Ok(())
 }
 
 /// Whether a database has this program's tables, whatever its header says.
@@ -1018,14 +737,8 @@ pub(super) fn progress(conn: &Connection) -> Vec<i64> {
     ]
 }
 
-/// Reads rows, each as its name and a JSON object.
-fn rows_as_json(table: &str, name: &str, columns: &[String], condition: &str) -> String {
-    let members: Vec<_> = columns.iter().map(|column| format!("'{column}', {column}")).collect();
-    format!("SELECT CAST({name} AS TEXT), json_object({}) FROM {table} WHERE {condition}", members.join(", "))
-}
-
 /// The first values of a row, and whether in one of them bytes that are no text were replaced.
-fn values(row: &Row<'_>, number: usize) -> rusqlite::Result<(Vec<Value>, bool)> {
+pub(super) fn values(row: &Row<'_>, number: usize) -> rusqlite::Result<(Vec<Value>, bool)> {
     let mut is_mended = false;
     let mut value = |index| {
         Ok(match row.get_ref(index)? {
