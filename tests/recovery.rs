@@ -562,6 +562,14 @@ fn a_disk_that_fails_to_read_is_no_damage() -> TestResult {
         }
     }
     assert_eq!(content(&sound.state_dir())?, expected);
+    // Nor is it replaced by a backup that somebody goes back to: the restore fails, or makes its safety backup.
+    let backup = sound.store()?.create_backup("good")?;
+    for nth in (1..120).step_by(if is_long { 1 } else { 7 }) {
+        let base = copy_of(&sound)?;
+        let inject = format!("error=EIO:when={nth}");
+        let (status, said) = injected(&base, "pread64", &inject, &["backup", "restore", &backup.id])?;
+        assert!(folders(&base)?.is_empty(), "{inject}: {status:?} {said}");
+    }
     // A damaged one: it is rebuilt as without the failure, or not at all.
     let master = damaged()?;
     let whole = copy_of(&master)?;

@@ -144,7 +144,7 @@ impl Database {
             .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer, path)), readers))
             // From now on the locks can be compared.
             .and_then(|database| database.place.locks_are_held().map(|()| database))
-            .map_err(|error| error.at(path))
+            .map_err(|error| tell_from_failed_read(path, error.at(path)))
     }
 
     /// Opens an existing database, at this release's schema, for reading only.
@@ -180,7 +180,7 @@ impl Database {
     /// Which migrations a database has had and is to get.
     pub(crate) fn migration_status(path: &Path) -> Result<MigrationStatus> {
         let status = |mut conn: Connection| migrations::release().status(&*conn.transaction()?, path);
-        open_existing(path).and_then(status).map_err(|error| error.at(path))
+        open_existing(path).and_then(status).map_err(|error| tell_from_failed_read(path, error.at(path)))
     }
 
     fn with(path: &Path, writer: Writer, max_readers: u32) -> Result<Self> {
@@ -586,7 +586,7 @@ impl Database {
     /// Names the database in an error of SQLite's and classifies it. Statements of this library are right: where SQLite cannot make
     /// sense of one, the schema is looked at.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let error = self.shield.explain(error.at(&self.path));
+        let error = tell_from_failed_read(&self.path, self.shield.explain(error.at(&self.path)));
         if !error.is_refused_statement() {
             return error;
         }
@@ -636,6 +636,23 @@ fn open_existing(path: &Path) -> Result<Connection> {
         }
     };
     open().map_err(|error: Error| error.at(path))
+}
+
+/// The error of opening a database, where that is damage; where the disk has failed to read, which SQLite reports as damage, that
+/// error. Nobody should go back to a backup because of that.
+fn tell_from_failed_read(path: &Path, error: Error) -> Error {
+    if !matches!(error, Error::Corrupt { .. } | Error::NotAStateDatabase { .. } | Error::HistoryDamaged { .. }) {
+        return error;
+    }
+    let is_whole = || lost_frames(path).is_none() && require_whole(path, |conn| backup::check(conn, path)).is_ok();
+    match require_readable(path) {
+        Err(failed) => failed,
+        Ok(()) if is_whole() => {
+            let source = io::Error::other("a read failed, and the next one did not; try again");
+            Error::Io { action: "read", path: path.to_path_buf(), source }
+        }
+        Ok(()) => error,
+    }
 }
 
 /// Fails where a database is not there, is not ours, or has another schema; `check` looks at what is in it.
