@@ -538,7 +538,7 @@ fn a_disk_that_fails_to_read_is_no_damage() -> TestResult {
     let (mut errors, mut unaffected) = (0, 0);
     for when in ["", "+"] {
         for command in ["check", "recover"] {
-            for nth in (1..).step_by(if is_long { 1 } else { 13 }) {
+            for nth in (1..).step_by(if is_long { 1 } else { 29 }) {
                 let inject = format!("error=EIO:when={nth}{when}");
                 let (status, said) = injected(&sound, "pread64", &inject, &[command])?;
                 assert!(folders(&sound)?.is_empty(), "{command} {inject}: {said}");

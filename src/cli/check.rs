@@ -17,6 +17,13 @@ fn for_people(report: &CheckReport) -> String {
     };
     let line = |kind, message| format!("  {kind}: {}\n", print::clean(message));
     text.extend(report.problems.iter().map(|it| line(it.kind, &it.message)));
+    let needs_recovery = |kind| ["integrity", "foreign_key", "unreadable", "invariant"].contains(&kind);
+    if report.problems.iter().any(|it| needs_recovery(it.kind)) {
+        text.push_str(
+            "\nStop the orchestrator, and run `agentmux-state recover`: it rebuilds the database from what can be read and a good \
+             backup, and keeps the damaged files.\n",
+        );
+    }
     if !report.notes.is_empty() {
         text.push_str("\nWorth knowing:\n");
         text.extend(report.notes.iter().map(|it| line(it.kind, &it.message)));
