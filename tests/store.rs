@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,34 +19,60 @@ use agentmux_state::{
 use common::{Base, FIXTURE, TestResult, agent, conversation, export, import, message, project, task};
 use rusqlite::Connection;
 
-/// Counts, by triggers of its own, the rows that are inserted, updated and deleted in every table.
-struct Audit(Connection);
+/// Tells which rows of which tables were inserted, updated and deleted, by what they were before. (A trigger would not: those of others
+/// run in no write of the store.)
+struct Audit(Connection, RefCell<Rows>);
+
+/// The rows of every table, by table and key.
+type Rows = BTreeMap<(String, String), String>;
 
 impl Audit {
     fn new(base: &Base) -> rusqlite::Result<Self> {
-        let conn = base.sql()?;
-        let tables: Vec<String> = conn
-            .prepare("SELECT name FROM pragma_table_list WHERE type = 'table' AND schema = 'main' AND name NOT LIKE 'sqlite_%'")?
-            .query_map([], |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        conn.execute_batch("CREATE TABLE audit (what TEXT)")?;
-        for table in tables.iter().filter(|table| *table != "changes_since_checkpoint") {
-            for operation in ["INSERT", "UPDATE", "DELETE"] {
-                conn.execute_batch(&format!(
-                    "CREATE TRIGGER audit_{table}_{operation} AFTER {operation} ON {table} BEGIN
-                       INSERT INTO audit VALUES ('{operation} {table}');
-                     END"
-                ))?;
-            }
-        }
-        Ok(Self(conn))
+        let audit = Self(base.sql()?, RefCell::default());
+        audit.take()?;
+        Ok(audit)
     }
 
-    /// What was written since the last call.
+    fn rows(&self) -> rusqlite::Result<Rows> {
+        let texts = |sql: &str, parameter: &str| -> rusqlite::Result<Vec<String>> {
+            self.0.prepare(sql)?.query_map([parameter], |row| row.get(0))?.collect()
+        };
+        let tables = "SELECT name FROM pragma_table_list WHERE type = 'table' AND schema = 'main' AND name NOT LIKE ?1
+                      AND name <> 'changes_since_checkpoint'";
+        let mut rows = Rows::new();
+        for table in texts(tables, "sqlite_%")? {
+            let columns = |condition: &str| {
+                let columns = texts(&format!("SELECT name FROM pragma_table_info(?1) WHERE {condition}"), &table)?;
+                Ok::<_, rusqlite::Error>(
+                    columns.iter().map(|it| format!("quote({it})")).collect::<Vec<_>>().join(" || ','  || "),
+                )
+            };
+            let (key, all) = (columns("pk > 0")?, columns("true")?);
+            let key = if key.is_empty() { "rowid".to_owned() } else { key };
+            let mut select = self.0.prepare(&format!("SELECT {key}, {all} FROM {table}"))?;
+            let found = select.query_map([], |row| Ok(((table.clone(), row.get(0)?), row.get(1)?)))?;
+            rows.extend(found.collect::<rusqlite::Result<Vec<_>>>()?);
+        }
+        Ok(rows)
+    }
+
+    /// What was written since the last call, in the order of the tables.
     fn take(&self) -> rusqlite::Result<Vec<String>> {
-        let what = self.0.prepare("SELECT what FROM audit")?.query_map([], |row| row.get(0))?.collect();
-        self.0.execute("DELETE FROM audit", [])?;
-        what
+        let (before, after) = (self.1.take(), self.rows()?);
+        let written = |row: &(String, String)| match (before.get(row), after.get(row)) {
+            (None, _) => Some(format!("INSERT {}", row.0)),
+            (_, None) => Some(format!("DELETE {}", row.0)),
+            (before, after) => (before != after).then(|| format!("UPDATE {}", row.0)),
+        };
+        let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        let written = keys.into_iter().filter_map(written).collect();
+        self.1.replace(after);
+        Ok(written)
+    }
+
+    /// Changes with each commit of another connection.
+    fn version(&self) -> rusqlite::Result<i64> {
+        self.0.pragma_query_value(None, "data_version", |row| row.get(0))
     }
 }
 
@@ -61,11 +89,13 @@ fn an_update_writes_only_what_changed() -> TestResult {
     store.update_conversation(&conversation)?;
     store.update_project(&project("P-1"))?;
     let audit = Audit::new(&base)?;
+    let version = audit.version()?;
 
     store.update_task(&task)?;
     store.update_conversation(&conversation)?;
     store.update_project(&project("P-1"))?;
-    assert_eq!(audit.take()?, [""; 0], "nothing changed, nothing is written");
+    assert_eq!(audit.take()?, [""; 0], "nothing changed");
+    assert_eq!(audit.version()?, version, "nothing is written");
 
     task.progress.percent_complete = 40.0;
     store.update_task(&task)?;
@@ -90,7 +120,7 @@ fn an_update_writes_only_what_changed() -> TestResult {
 
     conversation.recent_messages.push(message(51));
     store.append_message("C-1", &message(51))?;
-    assert_eq!(audit.take()?, ["INSERT messages", "DELETE messages", "UPDATE conversations"]);
+    assert_eq!(audit.take()?, ["UPDATE conversations", "DELETE messages", "INSERT messages"]);
     conversation.last_activity_at = message(51).timestamp;
     conversation.recent_messages.drain(..2);
     assert_eq!(store.conversation("C-1")?, Some(conversation));

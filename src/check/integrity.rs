@@ -4,6 +4,7 @@ use rusqlite::Connection;
 
 use super::MOST;
 use super::budget::{Budget, is_interrupted};
+use crate::db::integrity_problem;
 use crate::error::{Error, Result};
 
 /// What SQLite finds wrong with a database, or with one of its tables. It says the same of a page that the disk failed to read.
@@ -27,6 +28,11 @@ pub(crate) fn integrity(conn: &Connection, budget: &Budget, table: Option<&str>)
     budget.renew();
     match look() {
         Err(error) if is_interrupted(&error) => {}
+        // A function of somebody's own index or constraint that this SQLite does not have: what is ours is looked at alone.
+        Err(error) if table.is_none() && error.is_refused_statement() => {
+            tracing::warn!(%error, "something that somebody added cannot be checked");
+            found.extend(integrity_problem(conn)?);
+        }
         // For instance where the search index cannot be opened.
         Err(Error::Sqlite { source, .. }) if !is_read_failure(&source) => found.push(source.to_string()),
         other => other?,

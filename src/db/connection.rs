@@ -34,13 +34,15 @@ const STATEMENT_CACHE: usize = 256;
 /// The write-ahead log is cut back to this size once all of it has reached the database.
 const JOURNAL_SIZE_LIMIT: i64 = 16 * 1024 * 1024;
 
-/// What SQL may need at most: that of a database file is somebody else's, too. Ours needs less than a half of each.
+/// What SQL may need at most: that of a database file is somebody else's, too. Ours needs less than a half of each. What is looked at
+/// while a schema is read has SQLite's own limit: a table or view of a person's beyond another one would keep us from opening the
+/// database.
 const LIMITS: [(Limit, i32); 10] = [
     (Limit::SQLITE_LIMIT_ATTACHED, 0),
     (Limit::SQLITE_LIMIT_SQL_LENGTH, 1_000_000),
-    (Limit::SQLITE_LIMIT_COLUMN, 200),
-    (Limit::SQLITE_LIMIT_EXPR_DEPTH, 200),
-    (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 50),
+    (Limit::SQLITE_LIMIT_COLUMN, 2000),
+    (Limit::SQLITE_LIMIT_EXPR_DEPTH, 1000),
+    (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 500),
     (Limit::SQLITE_LIMIT_VDBE_OP, 50_000),
     (Limit::SQLITE_LIMIT_FUNCTION_ARG, 50),
     (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 100),
@@ -226,9 +228,9 @@ mod tests {
                 refused.push(("DELETE FROM t", "readonly database"));
                 refused.push(("INSERT INTO t SELECT 1", "readonly database"));
             }
-            let deep = format!("SELECT {}1{}", "(1 + ".repeat(300), ")".repeat(300));
-            let wide = format!("SELECT 1{}", ", 1".repeat(300));
-            let many = format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(100));
+            let deep = format!("SELECT 1{}", " + 1".repeat(1200));
+            let wide = format!("SELECT 1{}", ", 1".repeat(2100));
+            let many = format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(600));
             let long = format!("SELECT '{}'", "x".repeat(1_000_000));
             refused.extend([(&*deep, "Expression tree is too large"), (&*wide, "too many columns")]);
             refused.extend([(&*many, "too many terms"), (&*long, "too long")]);

@@ -41,7 +41,7 @@ pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
 pub(crate) use own_objects::{LEFT_OUT_PREFIX, LeftOut, keep_in_file};
 pub(crate) use place::{FileId, is_locked_here, is_open_file};
-pub(crate) use schema::{broken_references, schema_differences};
+pub(crate) use schema::{broken_references, integrity_problem, schema_differences};
 pub(crate) use shield::without_triggers;
 pub(crate) use table::{List, ListReader, Table, TableReader, insert_sql};
 pub use wal::WriteAheadLog;

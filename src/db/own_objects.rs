@@ -330,6 +330,14 @@ impl LeftOut {
     }
 }
 
+/// Why SQLite refused something, without the path of a copy.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Sqlite { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
+}
+
 /// Names of files with what of a person's could not stay begin so; the time in milliseconds follows.
 pub(crate) const LEFT_OUT_PREFIX: &str = "own-objects-";
 
@@ -462,7 +470,7 @@ impl ColumnValues {
                 Ok(())
             });
             if let Err(error) = added {
-                left_out.push(self.left_out(column, error.to_string()));
+                left_out.push(self.left_out(column, reason(&error)));
             }
         }
         Ok(())
@@ -571,18 +579,31 @@ pub(super) fn carry(source: (&Connection, &OwnObjects), target: (&Connection, &O
         return Ok(carried);
     }
     quietly(target, || {
-        // All that names tables is made again at the end, so that it goes with none of them.
+        // What both have alike stays as it is: this SQLite may lack a function that is needed to make it again.
+        let alike = |entry: &SchemaEntry| present.entries.contains(entry) && theirs.entries.contains(entry);
+        let is_replaced = |table: &str| {
+            let of = |own: &OwnObjects| own.of_kind("table").any(|it| it.name == table && !alike(it));
+            of(theirs) || of(present)
+        };
+        let stays = |entry: &SchemaEntry| alike(entry) && !is_replaced(&entry.table);
+        // All else that names tables is made again at the end, so that it goes with none of them.
         for kind in ["trigger", "view", "index"] {
-            for entry in present.of_kind(kind) {
+            for entry in present.of_kind(kind).filter(|entry| !stays(entry)) {
                 target.execute(&format!("DROP {kind} IF EXISTS {}", quoted(&entry.name)), [])?;
             }
         }
         for table in theirs.of_kind("table") {
-            if present.has_name(&table.name) {
-                target.execute(&format!("DROP TABLE IF EXISTS {}", quoted(&table.name)), [])?;
-            }
             let copied = alone(target, || {
-                create(target, table)?;
+                if !alike(table) {
+                    if present.has_name(&table.name) {
+                        target.execute(&format!("DROP TABLE IF EXISTS {}", quoted(&table.name)), [])?;
+                    }
+                    create(target, table)?;
+                } else if has_same_rows(source, target, theirs, table)? {
+                    return Ok(true);
+                } else if !table.is_virtual_table() {
+                    target.execute(&format!("DELETE FROM {}", quoted(&table.name)), [])?;
+                }
                 copy_table(source, target, theirs, table)
             });
             match copied {
@@ -591,7 +612,7 @@ pub(super) fn carry(source: (&Connection, &OwnObjects), target: (&Connection, &O
                 Err(error @ (Error::DiskFull { .. } | Error::Io { .. })) => return Err(error),
                 Err(error) => {
                     let sql = dump(source, table)?;
-                    carried.left_out.push(LeftOut::new(table, error.to_string(), sql));
+                    carried.left_out.push(LeftOut::new(table, reason(&error), sql));
                 }
             }
         }
@@ -607,7 +628,8 @@ pub(super) fn carry(source: (&Connection, &OwnObjects), target: (&Connection, &O
             }
         }
         let named = |entry: &&SchemaEntry| !theirs.has_name(&entry.name);
-        let entries: Vec<_> = theirs.entries.iter().chain(present.entries.iter().filter(named)).cloned().collect();
+        let entries = theirs.entries.iter().chain(present.entries.iter().filter(named));
+        let entries: Vec<_> = entries.filter(|entry| !stays(entry)).cloned().collect();
         make(target, &entries, &mut carried.left_out)
     })?;
     Ok(carried)
@@ -621,11 +643,7 @@ fn make(conn: &Connection, entries: &[SchemaEntry], left_out: &mut Vec<LeftOut>)
                 Ok(()) => {}
                 Err(error @ (Error::DiskFull { .. } | Error::Io { .. })) => return Err(error),
                 Err(error) => {
-                    let reason = match &error {
-                        Error::Sqlite { source, .. } => source.to_string(),
-                        other => other.to_string(),
-                    };
-                    left_out.push(LeftOut::new(entry, reason, format!("{};\n", entry.sql)));
+                    left_out.push(LeftOut::new(entry, reason(&error), format!("{};\n", entry.sql)));
                 }
             }
         }
@@ -680,6 +698,35 @@ fn copy_table(source: &Connection, target: &Connection, theirs: &OwnObjects, tab
         is_whole &= copy_rows(source, target, shadow)?;
     }
     Ok(is_whole)
+}
+
+/// Whether two databases have the same rows in a table, in the same order.
+fn has_same_rows(one: &Connection, other: &Connection, own: &OwnObjects, table: &SchemaEntry) -> Result<bool> {
+    let shadows = own.shadows.iter().filter(|(owner, _)| *owner == table.name).map(|(_, shadow)| shadow);
+    let tables: Vec<_> = if table.is_virtual_table() { shadows.collect() } else { vec![&table.name] };
+    for table in tables {
+        let sql = format!("SELECT * FROM {} NOT INDEXED", quoted(table));
+        let (mut one, mut other) = (one.prepare(&sql)?, other.prepare(&sql)?);
+        let number = one.column_count();
+        if other.column_count() != number {
+            return Ok(false);
+        }
+        let (mut one, mut other) = (one.query([])?, other.query([])?);
+        loop {
+            match (one.next()?, other.next()?) {
+                (None, None) => break,
+                (Some(one), Some(other)) => {
+                    for index in 0..number {
+                        if one.get_ref(index)? != other.get_ref(index)? {
+                            return Ok(false);
+                        }
+                    }
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Copies the rows of a table, from both ends where not all of them can be read; whether they can.
@@ -821,8 +868,8 @@ pub(super) fn integrity_problem(conn: &Connection, schema: &ReleasedSchema) -> R
     let whole = match verdict("PRAGMA integrity_check(1)") {
         Ok(verdict) if verdict == "ok" => return Ok(None),
         // A function of a person's own index or constraint that this SQLite does not have, or does not trust.
-        Err(rusqlite::Error::SqliteFailure(error, message)) if error.extended_code == rusqlite::ffi::SQLITE_ERROR => {
-            message.unwrap_or_default()
+        Err(error) if error.sqlite_error().is_some_and(|it| it.extended_code == rusqlite::ffi::SQLITE_ERROR) => {
+            error.to_string()
         }
         verdict => verdict?,
     };
@@ -836,7 +883,7 @@ pub(super) fn integrity_problem(conn: &Connection, schema: &ReleasedSchema) -> R
             return Ok(Some(verdict));
         }
     }
-    tracing::warn!(verdict = whole, "something that somebody added to the database is not as it should be");
+    tracing::info!(verdict = whole, "something that somebody added to the database is not as it should be");
     Ok(None)
 }
 

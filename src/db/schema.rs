@@ -46,3 +46,9 @@ pub(crate) fn broken_references(conn: &Connection) -> Result<Vec<(String, u64)>>
     let release = migrations::release();
     own_objects::broken_references(conn, &*release.schema(release.latest_version(), Path::new(""))?, u32::MAX)
 }
+
+/// What SQLite finds wrong with the tables of ours, in this release's schema.
+pub(crate) fn integrity_problem(conn: &Connection) -> Result<Option<String>> {
+    let release = migrations::release();
+    own_objects::integrity_problem(conn, &*release.schema(release.latest_version(), Path::new(""))?)
+}
