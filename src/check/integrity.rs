@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::MOST;
 use super::budget::{Budget, is_interrupted};
-use crate::db::integrity_problem;
+use crate::db::{integrity_problem, is_missing_function};
 use crate::error::{Error, Result};
 
 /// What SQLite finds wrong with a database, or with one of its tables. It says the same of a page that the disk failed to read.
@@ -29,7 +29,7 @@ pub(crate) fn integrity(conn: &Connection, budget: &Budget, table: Option<&str>)
     match look() {
         Err(error) if is_interrupted(&error) => {}
         // A function of somebody's own index or constraint that this SQLite does not have: what is ours is looked at alone.
-        Err(error) if table.is_none() && error.is_refused_statement() => {
+        Err(Error::Sqlite { source: error, .. }) if table.is_none() && is_missing_function(&error) => {
             tracing::warn!(%error, "something that somebody added cannot be checked");
             found.extend(integrity_problem(conn)?);
         }

@@ -39,7 +39,7 @@ pub(crate) use group::Part;
 pub(crate) use lost_log::missing_frames;
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
-pub(crate) use own_objects::{LEFT_OUT_PREFIX, LeftOut, keep_in_file};
+pub(crate) use own_objects::{LEFT_OUT_PREFIX, LeftOut, is_missing_function, keep_in_file};
 pub(crate) use place::{FileId, is_locked_here, is_open_file};
 pub(crate) use schema::{broken_references, integrity_problem, schema_differences};
 pub(crate) use shield::without_triggers;

@@ -862,15 +862,23 @@ pub(super) fn broken_references(conn: &Connection, schema: &ReleasedSchema, most
     Ok(broken)
 }
 
+/// Whether SQLite could not make sense of SQL: where that of a check is right, the schema calls a function that it does not have, or
+/// does not trust.
+pub(crate) fn is_missing_function(error: &rusqlite::Error) -> bool {
+    let code = match error {
+        rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. } => error.extended_code,
+        _ => return false,
+    };
+    code == rusqlite::ffi::SQLITE_ERROR
+}
+
 /// What SQLite finds wrong with a database. Where somebody has tables in it and each of ours is whole, it is theirs, which is logged.
 pub(super) fn integrity_problem(conn: &Connection, schema: &ReleasedSchema) -> Result<Option<String>> {
     let verdict = |pragma: &str| -> rusqlite::Result<String> { conn.query_row(pragma, [], |row| row.get(0)) };
     let whole = match verdict("PRAGMA integrity_check(1)") {
         Ok(verdict) if verdict == "ok" => return Ok(None),
         // A function of a person's own index or constraint that this SQLite does not have, or does not trust.
-        Err(error) if error.sqlite_error().is_some_and(|it| it.extended_code == rusqlite::ffi::SQLITE_ERROR) => {
-            error.to_string()
-        }
+        Err(error) if is_missing_function(&error) => error.to_string(),
         verdict => verdict?,
     };
     if OwnObjects::find(conn, schema)?.is_empty() {
