@@ -411,6 +411,19 @@ fn a_changed_object_of_ours_is_refused_by_its_name() -> TestResult {
                 change(&base.file("state.db"))?;
                 let refused = base.store().err().ok_or(format!("{version} {sql}: upgraded"))?.to_string();
                 assert!(refused.contains(name), "{version} {sql}: {refused}");
+                // A good backup is the way out, and what is a person's comes along.
+                let good = base_of(version)?;
+                let backup = good.store()?.create_backup("good")?.id;
+                fs::create_dir_all(base.file("backups"))?;
+                for extension in ["db", "db.sha256"] {
+                    let name = format!("backups/{backup}.{extension}");
+                    fs::copy(good.file(&name), base.file(&name))?;
+                }
+                base.sql()?.execute_batch("CREATE TABLE mine (a); INSERT INTO mine VALUES ('kept')")?;
+                let (store, report) = StateStore::open_restored(base.state_dir(), &backup, StoreOptions::default())?;
+                assert!(report.safety_backup.is_some() && report.own_objects.is_none(), "{report:?}");
+                assert_eq!(ask(&base, "SELECT a FROM mine")?.as_deref(), Some("kept"));
+                store.create_backup("again")?;
                 continue;
             }
             let store = base.store()?;
@@ -595,5 +608,34 @@ fn functions_that_only_a_shell_has_are_in_nobodys_way() -> TestResult {
     let file = store.restore_backup(&backup)?.own_objects.ok_or("not named")?;
     assert!(fs::read_to_string(file)?.contains("newer x"));
     assert_eq!(ask(&base, "SELECT group_concat(a) FROM mine")?.as_deref(), Some("x"));
+    Ok(())
+}
+
+#[test]
+fn a_value_that_cannot_be_read_is_found_by_verify_in_a_backup_of_any_version() -> TestResult {
+    for version in (1..).take_while(|version| fixture(*version).is_ok()) {
+        let old = base_of(version)?;
+        let sql = old.sql()?;
+        sql.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
+        let base = base_of(4)?;
+        let store = base.store()?;
+        let plant = |name: &str, change: &str| -> Result<bool, Box<dyn std::error::Error>> {
+            sql.execute_batch(change)?;
+            fs::create_dir_all(base.file("backups"))?;
+            fs::copy(old.file("state.db"), base.file(&format!("backups/{name}.db")))?;
+            let sum = Command::new("sha256sum").arg(format!("{name}.db")).current_dir(base.file("backups")).output()?;
+            fs::write(base.file(&format!("backups/{name}.db.sha256")), sum.stdout)?;
+            Ok(store.verify_backups(Some(name))?[0].ok)
+        };
+        assert!(plant("backup-1-good", "")?);
+        for (n, (column, value)) in
+            [("tasks SET extra", "'['"), ("messages SET extra", "'7'"), ("state SET metadata_extra", "'{'")]
+                .iter()
+                .enumerate()
+        {
+            assert!(!plant(&format!("backup-{n}-bad"), &format!("UPDATE {column} = {value}"))?, "V{version} {column}");
+            assert!(plant(&format!("backup-{n}-good"), &format!("UPDATE {column} = NULL"))?, "V{version} {column}");
+        }
+    }
     Ok(())
 }

@@ -18,8 +18,8 @@ use super::create::create_safety;
 use super::verify::{checksum_problem, verify_backups, verify_content};
 use super::{Backup, Folder, checksum};
 use crate::db::{
-    Database, LeftOut, NEW_PREFIX, create_copy, insert_sql, keep_in_file, prepare_copy, prepare_copy_for, publish,
-    set_aside,
+    Database, LeftOut, NEW_PREFIX, create_copy, insert_sql, keep_in_file, open_damaged, prepare_copy, prepare_copy_for,
+    publish, set_aside,
 };
 use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
@@ -190,11 +190,14 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
     let folder = Folder::change(&state_dir)?;
     let backup = folder.find(id)?;
     let (now, progress) = (options.clock.now(), &options.progress);
+    let path = state_dir.join(DATABASE_FILE);
     // In the state directory: the folder of the backups may be a link to another disk.
     let file = directory::temporary_file(&state_dir, NEW_PREFIX)?;
-    let (copy, left_out) = usable_copy(file, &backup, now, progress, |copy| begin_anew(copy, now))?;
+    // What somebody added to a database that can be read goes on, as far as it can be told from what is ours.
+    let live = if matches!(present, Present::Unreadable) { open_damaged(&path).ok() } else { None };
+    let (copy, left_out) = usable_copy(file, &backup, live.as_ref(), now, progress, |copy| begin_anew(copy, now))?;
+    drop(live);
     let own_objects = keep_in_file(&state_dir, &left_out)?;
-    let path = state_dir.join(DATABASE_FILE);
     let mut report = RestoreReport { restored: backup.id, safety_backup: None, set_aside_as: None, own_objects };
     if matches!(present, Present::Unreadable) {
         let safety = || create_safety(&folder, &state_dir, now, progress);
@@ -236,13 +239,15 @@ impl Present {
     fn of(error: Error) -> Result<Self> {
         match error {
             Error::NoDatabase { .. } => Ok(Self::Gone),
-            Error::SchemaTooNew { .. } | Error::HistoryDamaged { .. } | Error::MigrationFailed { .. } => {
-                Ok(Self::Unreadable)
-            }
+            Error::SchemaTooNew { .. }
+            | Error::HistoryDamaged { .. }
+            | Error::MigrationFailed { .. }
+            | Error::SchemaChanged { .. } => Ok(Self::Unreadable),
             Error::Corrupt { .. } => Ok(Self::Damaged),
             Error::NotAStateDatabase { found: ForeignFile::Empty | ForeignFile::NotSqlite, .. } => Ok(Self::Damaged),
             Error::UpgradeBackupFailed { path, source } => match *source {
                 Error::Corrupt { .. } => Ok(Self::Damaged),
+                Error::InvalidRow { .. } => Ok(Self::Unreadable),
                 other => Err(Error::UpgradeBackupFailed { path, source: Box::new(other) }),
             },
             other => Err(other),
@@ -260,7 +265,7 @@ pub(crate) fn each_usable(
 ) -> Result<()> {
     let folder = Folder::change(state_dir)?;
     for backup in folder.list()? {
-        match usable_copy(folder.temporary_file()?, &backup, now, progress, |_| Ok(())) {
+        match usable_copy(folder.temporary_file()?, &backup, None, now, progress, |_| Ok(())) {
             Ok((copy, _)) => {
                 if take(backup, copy)?.is_break() {
                     break;
@@ -275,20 +280,25 @@ pub(crate) fn each_usable(
 }
 
 /// Fills an empty file with a copy of a backup that can be trusted, in a database of this release, into which `finish` has written;
-/// with what somebody had added to the backup and could not stay.
+/// with what somebody had added to the live database, where there is one, and what of that, or of the backup's, could not stay.
 fn usable_copy(
     copy: NamedTempFile,
     backup: &Backup,
+    live: Option<&Connection>,
     now: DateTime<Utc>,
     progress: &ProgressCallback,
     finish: impl FnOnce(&Connection) -> Result<()>,
 ) -> Result<(NamedTempFile, Vec<LeftOut>)> {
-    if backup.is_document() {
-        create_copy(copy.path(), |copy| import_document(copy, &backup.path, now).and_then(|()| finish(copy)))?;
-        return Ok((copy, Vec::new()));
-    }
-    let copy = verified_copy(copy, backup)?;
-    let left_out = prepare_copy(copy.path(), progress, finish)?;
+    let copy = if backup.is_document() {
+        create_copy(copy.path(), |copy| import_document(copy, &backup.path, now))?;
+        copy
+    } else {
+        verified_copy(copy, backup)?
+    };
+    let left_out = match live {
+        Some(live) => prepare_copy_for(live, copy.path(), progress, finish)?,
+        None => prepare_copy(copy.path(), progress, finish)?,
+    };
     Ok((copy, left_out))
 }
 

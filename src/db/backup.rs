@@ -79,9 +79,12 @@ pub(crate) fn prepare_copy_for(
     progress: &ProgressCallback,
     change: impl FnOnce(&Connection) -> Result<()>,
 ) -> Result<Vec<LeftOut>> {
-    let latest = migrations::release().latest_version();
+    let release = migrations::release();
     let carry = |conn: &Connection| {
-        let (theirs, present) = (own_objects(live, copy, latest)?, own_objects(conn, copy, latest)?);
+        // Of a newer release's database, or one without a record of its migrations, what is whose cannot be told.
+        let Ok(status) = release.status(live, copy) else { return Ok(Vec::new()) };
+        let theirs = own_objects(live, copy, status.schema_version)?;
+        let present = own_objects(conn, copy, release.latest_version())?;
         Ok(own_objects::carry((live, &theirs), (conn, &present))?.left_out)
     };
     prepare_copy_with(copy, progress, carry, change)
