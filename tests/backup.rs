@@ -661,6 +661,7 @@ fn the_folder_of_the_backups_may_be_a_link_to_another_disk() -> TestResult {
     refused(store.restore_backup("backup-1-x").map(|it| format!("{it:?}")))?;
     // It is there.
     fs::create_dir(disk.path().join("backups"))?;
+    fs::set_permissions(disk.path().join("backups"), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let options = || agentmux_state::ImportOptions {
         mode: agentmux_state::ImportMode::Replace,
         allow_shrink: true,
