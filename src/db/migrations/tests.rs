@@ -549,3 +549,45 @@ fn a_migration_of_data_killed_at_any_write_is_done_once_or_not_at_all() {
     eprintln!("killed at {} writes: {old} times the old state, {new} times the new", old + new - 1);
     assert!(old >= 10 && new >= 1, "{old} old, {new} new");
 }
+
+#[test]
+fn what_a_person_added_survives_a_table_that_is_rebuilt() {
+    let (_dir, path) = populated();
+    let columns: Vec<String> = {
+        let conn = connection::open_reader(&path).unwrap();
+        let mut select = conn.prepare("SELECT name FROM pragma_table_info('conversations')").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+    };
+    // A migration names the columns that it copies: somebody may have added one.
+    let copy = format!("SELECT {} FROM conversations", columns.join(", "));
+    let rebuild = rebuild_conversations(&path).replace("SELECT * FROM conversations", &copy).replace(
+        "INSERT INTO new_conversations SELECT",
+        &format!("INSERT INTO new_conversations ({}) SELECT", columns.join(", ")),
+    );
+    let mine = "ALTER TABLE conversations ADD COLUMN \"my mood\" TEXT NOT NULL DEFAULT 'calm';
+        UPDATE conversations SET \"my mood\" = 'bright' WHERE id = 'conv-1';
+        ALTER TABLE conversations ADD COLUMN loud TEXT AS (upper(source));
+        CREATE UNIQUE INDEX my_index ON conversations (id, \"my mood\");
+        CREATE INDEX my_loud ON conversations (loud);
+        CREATE VIEW my_view AS SELECT \"my mood\" FROM conversations;
+        CREATE VIEW broken AS SELECT gone FROM nowhere;
+        CREATE TABLE log (id REFERENCES conversations (id) ON DELETE CASCADE); INSERT INTO log VALUES ('conv-1');
+        CREATE TRIGGER my_trigger BEFORE INSERT ON conversations BEGIN SELECT RAISE(ABORT, 'mine'); END;
+        CREATE TRIGGER on_ours INSTEAD OF DELETE ON task_overview BEGIN DELETE FROM tasks WHERE id = OLD.id; END";
+    Connection::open(&path).unwrap().execute_batch(mine).unwrap();
+    let own = |kind: &str| integer(&path, &format!("SELECT count(*) FROM sqlite_schema WHERE type = '{kind}'"));
+    let before = ["table", "index", "view", "trigger"].map(own);
+    let views = "DROP VIEW stuck_tasks; DROP VIEW task_overview; CREATE VIEW task_overview AS SELECT id FROM tasks;
+                 CREATE VIEW stuck_tasks AS SELECT id FROM tasks";
+    let set = with(&[(&format!("V{}__rebuild", next()), &rebuild), (&format!("V{}__views", next() + 1), views)]);
+    migrate(&set, &path).unwrap();
+    assert_eq!(["table", "index", "view", "trigger"].map(own), before);
+    assert_eq!(content(&path, "my_view").iter().filter(|row| row.contains("bright")).count(), 1);
+    assert_eq!(content(&path, "log"), [r#"[Text("conv-1")]"#]);
+    assert_eq!(integer(&path, "SELECT count(*) FROM conversations WHERE loud IS NULL OR \"my mood\" IS NULL"), 0);
+    let files = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
+    assert!(
+        files.into_iter().all(|it| !it.file_name().to_string_lossy().starts_with("own-objects-")),
+        "all had a place"
+    );
+}
