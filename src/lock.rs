@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use crate::db::FileId;
-use crate::directory::{self, private_file};
+use crate::directory::{self, DATABASE_FILE, private_file};
 use crate::error::{Error, Result};
 
 pub(crate) const LOCK_FILE: &str = "service.lock";
@@ -81,14 +81,29 @@ impl LockHolder {
         is_service && is_same_host && self.pid.map(i64::from) == Some(run.pid)
     }
 
-    /// Whether it is a service that runs in this PID namespace and has a file open; `None` where that cannot be
-    /// seen.
-    pub(crate) fn has_open(&self, file: FileId) -> Option<bool> {
+    /// Whether it works on the database of the state directory. It does not where the database was moved, replaced or deleted
+    /// under it. `None` where that cannot be seen: of a process in another container or of another user, and of one that is
+    /// no service.
+    ///
+    /// ```
+    /// use agentmux_state::{DirectoryLock, StatePersistenceService};
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let service = StatePersistenceService::new(Some(dir.path()));
+    /// service.initialize()?;
+    /// let holder = DirectoryLock::find_holder(service.state_dir())?.unwrap();
+    /// assert_ne!(holder.works_on_database(service.state_dir()), Some(false));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn works_on_database(&self, state_dir: &Path) -> Option<bool> {
         let namespace = |process: &str| process.split(" started ").next().map(str::to_owned);
         let is_here = self.process.as_deref().and_then(namespace) == namespace(&THIS_PROCESS);
         if !is_here || self.role != Role::Service.as_str() {
             return None;
         }
+        let Some(file) = FileId::at(&state_dir.join(DATABASE_FILE)).ok()? else { return Some(false) };
         let open = fs::read_dir(format!("/proc/{}/fd", self.pid?)).ok()?.flatten();
         Some(open.filter_map(|entry| fs::metadata(entry.path()).ok()).any(|metadata| FileId::of(&metadata) == file))
     }

@@ -890,6 +890,7 @@ fn check_says_that_a_running_service_has_lost_its_database_or_its_lock() -> Test
     service.initialize()?;
     service.update_task(&task("T-1", TaskStatus::Pending))?;
     assert_eq!(owner(), [""; 0], "all is well");
+    assert_eq!(json(&base, &["status"])["run"]["hasLostDatabase"], serde_json::Value::Null);
     let lock = fs::read(base.file("service.lock"))?;
     fs::remove_file(base.file("service.lock"))?;
     let found = owner();
@@ -909,6 +910,12 @@ fn check_says_that_a_running_service_has_lost_its_database_or_its_lock() -> Test
     let found = owner();
     assert!(found.len() == 1 && found[0].contains(&std::process::id().to_string()), "{found:?}");
     assert!(found[0].contains("another file open"), "{found:?}");
+
+    // The run that a copy of the database tells of.
+    fs::copy(base.path().join("state.db"), base.file("state.db"))?;
+    fs::copy(base.path().join("state.db-wal"), base.file("state.db-wal"))?;
+    assert_eq!(json(&base, &["status"])["run"]["hasLostDatabase"], true);
+    assert!(common::program::text(run(&base, 0, &["status"])).contains("LOST ITS DATABASE"));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::Findings;
-use crate::db::{FileId, LEFT_OUT_PREFIX, SET_ASIDE_PREFIX};
+use crate::db::{LEFT_OUT_PREFIX, SET_ASIDE_PREFIX};
 use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, EXPORT_FILE};
 use crate::lock::{DirectoryLock, holds_deleted_lock};
 use crate::mount::{SharedMount, shared_mount};
@@ -55,8 +55,7 @@ fn owner(state_dir: &Path, last_run: Option<&Run>, findings: &mut Findings) {
     let database = state_dir.join(DATABASE_FILE);
     let holder = DirectoryLock::find_holder(state_dir).ok().flatten();
     if let Some(holder) = &holder
-        && let Ok(Some(file)) = FileId::at(&database)
-        && holder.has_open(file) == Some(false)
+        && holder.works_on_database(state_dir) == Some(false)
     {
         let message = format!(
             "process {} runs on {}, and has another file open: the database was moved, replaced or deleted under it, and it \

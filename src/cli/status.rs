@@ -1,7 +1,7 @@
 //! `status`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use agentmux_state::{
     Checkpoint, DirectoryLock, LockHolder, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp, WriteAheadLog,
@@ -46,6 +46,9 @@ struct RunStatus {
     hostname: String,
     started_at: Timestamp,
     restart_count: i64,
+    /// Whether its database was moved, replaced or deleted under it. Absent where that is not so, or cannot be seen.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    has_lost_database: bool,
     /// `null` while it is active.
     ended_cleanly: Option<bool>,
 }
@@ -79,14 +82,15 @@ fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
         },
         tasks_by_status: summary.tasks_by_status,
         last_checkpoint: summary.last_checkpoint,
-        run: summary.last_run.map(|run| run_status(run, holder.as_ref())),
+        run: summary.last_run.map(|run| run_status(run, store.state_dir(), holder.as_ref())),
     })
 }
 
-fn run_status(run: Run, holder: Option<&LockHolder>) -> RunStatus {
+fn run_status(run: Run, state_dir: &Path, holder: Option<&LockHolder>) -> RunStatus {
     let active = run.outcome.is_none() && holder.is_some_and(|holder| holder.is_process_of(&run));
     RunStatus {
         active,
+        has_lost_database: active && holder.is_some_and(|it| it.works_on_database(state_dir) == Some(false)),
         ended_cleanly: (!active).then_some(matches!(run.outcome, Some(RunOutcome::Shutdown | RunOutcome::TakenOver))),
         pid: run.pid,
         hostname: run.hostname,
@@ -108,6 +112,9 @@ fn for_people(status: &Status) -> String {
         let process = format!("process {} on {}", run.pid, print::clean(&run.hostname));
         let since = print::ago(&run.started_at, now);
         let how = match run.ended_cleanly {
+            None if run.has_lost_database => {
+                format!("{process} runs, started {since}, and has LOST ITS DATABASE: see `agentmux-state check`")
+            }
             None => format!("{process} runs, started {since}"),
             Some(true) => format!("{process}, started {since}, was shut down"),
             Some(false) => format!("{process}, started {since}, ended without being shut down (a crash)"),

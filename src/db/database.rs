@@ -304,7 +304,7 @@ impl Database {
         let joined = self.place.files_are_there().map_err(Failed::Ours).and_then(|()| {
             conn.join(
                 deadline,
-                |conn| self.require_latest_schema(conn).map_err(Failed::Ours),
+                |conn| self.require_writable_schema(conn).map_err(Failed::Ours),
                 |part| work(part).map_err(Failed::Theirs),
             )
         });
