@@ -41,7 +41,7 @@ fn in_a_role() -> TestResult {
             });
             service.initialize()?;
             say("ready");
-            for number in 0.. {
+            for number in 0..5000 {
                 match service.update_task(&task(&format!("T-{number}"), TaskStatus::Pending)) {
                     Ok(()) => say(&format!("{number}")),
                     Err(error) => {
