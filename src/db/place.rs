@@ -120,6 +120,8 @@ impl Place {
         }
         match self.lock_file.get() {
             Some((path, file)) if FileId::at(path)? != Some(*file) => {
+                // Where the whole directory was moved meanwhile, that is what happened.
+                self.database_is_there()?;
                 Err(self.lose(path, "the file was deleted or replaced, so that another service may have started"))
             }
             _ => Ok(()),
@@ -133,14 +135,12 @@ impl Place {
         // The kernel hands `/proc/locks` out in pieces: while others take and drop locks, a look may miss one.
         const LOOKS: u32 = 20;
         const BETWEEN: Duration = Duration::from_millis(5);
-        if let Some(lost) = self.lost.get() {
-            return Err(lost.error());
-        }
+        self.files_are_there()?;
         let shared_memory = beside(&self.path, "-shm");
         let mut missing = None;
         for look in 0..LOOKS {
             let Ok(locks) = fs::read_to_string("/proc/locks") else { return Ok(()) };
-            missing = self.missing_lock(&locks, &shared_memory)?;
+            missing = self.missing_lock(&locks, &shared_memory);
             // Where the same database is open already, SQLite takes the locks only once for both.
             match missing {
                 None => {
@@ -155,21 +155,23 @@ impl Place {
             }
         }
         missing.map_or(Ok(()), |path| {
+            self.files_are_there()?;
             Err(self.lose(path, "other code in this process has opened the file and closed it again"))
         })
     }
 
     /// The file on which this process holds no lock, by the content of `/proc/locks`.
-    fn missing_lock<'p>(&'p self, locks: &str, shared_memory: &'p Path) -> Result<Option<&'p Path>> {
+    fn missing_lock<'p>(&'p self, locks: &str, shared_memory: &'p Path) -> Option<&'p Path> {
         let pid = std::process::id();
-        let is_held = |file: Option<FileId>, byte| file.is_some_and(|file| holds(locks, pid, file.inode, byte));
-        Ok(if !is_held(Some(self.database), DATABASE_LOCK) {
+        let is_held = |file: Option<&FileId>, byte| file.is_some_and(|file| holds(locks, pid, file.inode, byte));
+        let [_, (_, shared_memory_file)] = &self.beside;
+        if !is_held(Some(&self.database), DATABASE_LOCK) {
             Some(&self.path)
-        } else if !is_held(FileId::at(shared_memory)?, SHARED_MEMORY_LOCK) {
+        } else if !is_held(shared_memory_file.get(), SHARED_MEMORY_LOCK) {
             Some(shared_memory)
         } else {
             None
-        })
+        }
     }
 
     /// From now on it is not written any more.
