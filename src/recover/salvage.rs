@@ -280,9 +280,18 @@ pub(super) fn copy(
 ) -> Result<Outcome> {
     let mut outcome = Outcome { suspects: Some(BTreeSet::new()), ..Outcome::default() };
     source.budget.renew();
-    let known = source.conn.prepare(&format!("SELECT * FROM {} NOT INDEXED", shape.name));
-    let known =
-        is_damage(known.map(|select| select.column_names().into_iter().map(str::to_owned).collect::<Vec<_>>()))?;
+    // Their names may be no text any more, which `Statement::column_names` does not stand.
+    let names = || -> rusqlite::Result<Vec<String>> {
+        source.conn.prepare(&format!("SELECT 1 FROM {} NOT INDEXED", shape.name))?;
+        let mut select = source.conn.prepare("SELECT name FROM pragma_table_info(?1)")?;
+        let mut rows = select.query([&shape.name])?;
+        let mut names = Vec::new();
+        while let Some(row) = rows.next()? {
+            names.push(String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned());
+        }
+        Ok(names)
+    };
+    let known = is_damage(names())?;
     let Some(known) = known else {
         outcome.is_damaged = true;
         outcome.suspects = None;
