@@ -244,7 +244,8 @@ fn a_last_activity_counts_in_the_forms_that_javascript_takes() -> TestResult {
     let now = Utc::now();
     let base = Base::new()?;
     let store = base.store()?;
-    let forms: [(&str, fn(DateTime<Utc>) -> String); 12] = [
+    type Form = fn(DateTime<Utc>) -> String;
+    let forms: [(&str, Form); 12] = [
         ("toISOString", |at| Timestamp::from(at).to_string()),
         ("an offset", |at| at.with_timezone(&FixedOffset::east_opt(7200).expect("an offset")).to_rfc3339()),
         ("String(date)", |at| {

@@ -191,7 +191,7 @@ fn a_shared_memory_file_from_before_a_power_cut_is_ignored() -> TestResult {
     // The mark of another boot: `setfattr` is not needed, as a file's own system calls do.
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let inode = fs::metadata(&shared_memory)?.ino();
-    let mark = format!("{} {} {inode}", boot.trim().replace(|c: char| c.is_ascii_hexdigit(), "0"), 0);
+    let mark = format!("{} 0 {inode} 0", boot.trim().replace(|c: char| c.is_ascii_hexdigit(), "0"));
     let python = format!("import os; os.setxattr({shared_memory:?}, 'user.agentmux-state.boot', b'{mark}')");
     if !std::process::Command::new("python3").args(["-c", &python]).status()?.success() {
         return Err("python3 could not set an extended attribute".into());

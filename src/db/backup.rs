@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::database::tell_from_failed_read;
 use super::own_objects::{self, Carried, LeftOut, OwnObjects, quoted};
 use super::schema::{own_objects, require_own_schema};
 use super::shield::{Shield, without_triggers};
@@ -49,7 +50,11 @@ pub(crate) fn copy_database(
         copy.close().map_err(|(_, error)| error)?;
         Ok(())
     };
-    copy().map_err(|error: Error| error.at(target))
+    copy().map_err(|error: Error| match error.at(target) {
+        // What is wrong with a copy was wrong with its source, or the disk has failed to read.
+        Error::Corrupt { detail, .. } => tell_from_failed_read(corrupt(source_path, detail)),
+        other => other,
+    })
 }
 
 /// Copies the pages of a database into an empty file as they are, damaged ones, too.
@@ -120,7 +125,7 @@ fn prepare_copy_with(
         check(&connection::open_reader(copy)?, copy)?;
         Ok(left_out)
     };
-    prepare().map_err(|error: Error| error.at(copy))
+    prepare().map_err(|error: Error| tell_from_failed_read(error.at(copy)))
 }
 
 /// Carries what a person added to a damaged database into the one that is rebuilt from it, whose version is `version`. What could
@@ -135,7 +140,7 @@ pub(crate) fn carry_own_objects(damaged: &Connection, copy: &Path, version: u32)
         conn.close().map_err(|(_, error)| error)?;
         Ok(carried)
     };
-    carry().map_err(|error: Error| error.at(copy))
+    carry().map_err(|error: Error| tell_from_failed_read(error.at(copy)))
 }
 
 /// Makes a database of this release in an empty file that belongs to us alone, lets `fill` write into it, and checks it.
@@ -161,7 +166,7 @@ pub(crate) fn create_copy_of_version(
         conn.close().map_err(|(_, error)| error)?;
         Ok(())
     };
-    create().map_err(|error: Error| error.at(copy))
+    create().map_err(|error: Error| tell_from_failed_read(error.at(copy)))
 }
 
 /// The schema version of a damaged database, where it can still be told and is known; otherwise the latest.
@@ -281,12 +286,14 @@ pub(crate) fn verify_database(path: &Path, read: impl FnOnce(&Connection) -> Res
         drop(snapshot);
         read_as_latest(&conn, path, status.schema_version, read)
     };
-    verify().map_err(|error: Error| error.at(path))
+    verify().map_err(|error: Error| tell_from_failed_read(error.at(path)))
 }
 
 /// Verifies that SQLite finds nothing wrong with a database, which may be of another release or have been changed.
 pub(crate) fn verify_integrity(path: &Path) -> Result<()> {
-    connection::open_reader(path).and_then(|conn| check(&conn, path)).map_err(|error| error.at(path))
+    connection::open_reader(path)
+        .and_then(|conn| check(&conn, path))
+        .map_err(|error| tell_from_failed_read(error.at(path)))
 }
 
 /// Reads a database of an older version by this release's readers: temporary views stand for its tables, with the default or NULL in

@@ -42,8 +42,8 @@ pub(crate) struct Database {
     /// How many batches in a row have been short.
     short_batches: AtomicU32,
     gate: RwLock<()>,
-    /// When the WAL may be started over again, after that did not succeed.
-    next_restart: Mutex<Instant>,
+    /// When the WAL may be started over again, and the pause after that.
+    next_restart: Mutex<(Instant, Duration)>,
     commits: AtomicU32,
     /// SQLite's counter of schema changes, as it was when the schema was last found to be the latest.
     schema_cookie: AtomicI64,
@@ -93,8 +93,9 @@ const COMMITS_BETWEEN: u32 = 8;
 const GATE_PATIENCE: Duration = Duration::from_millis(100);
 const RESTART_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long after that failed it is tried again.
-const RESTART_PAUSE: Duration = Duration::from_secs(2);
+/// How long after that it is tried again: at first, and at most after it has failed several times, as beside a long read.
+const SHORT_RESTART_PAUSE: Duration = Duration::from_millis(100);
+const LONG_RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 enum Writer {
     Open(GroupConnection),
@@ -144,7 +145,7 @@ impl Database {
             .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer, path)), readers))
             // From now on the locks can be compared.
             .and_then(|database| database.place.locks_are_held().map(|()| database))
-            .map_err(|error| tell_from_failed_read(path, error.at(path)))
+            .map_err(|error| tell_from_failed_read(error.at(path)))
     }
 
     /// Opens an existing database, at this release's schema, for reading only.
@@ -180,7 +181,7 @@ impl Database {
     /// Which migrations a database has had and is to get.
     pub(crate) fn migration_status(path: &Path) -> Result<MigrationStatus> {
         let status = |mut conn: Connection| migrations::release().status(&*conn.transaction()?, path);
-        open_existing(path).and_then(status).map_err(|error| tell_from_failed_read(path, error.at(path)))
+        open_existing(path).and_then(status).map_err(|error| tell_from_failed_read(error.at(path)))
     }
 
     fn with(path: &Path, writer: Writer, max_readers: u32) -> Result<Self> {
@@ -210,7 +211,7 @@ impl Database {
             waiting_writers: AtomicUsize::new(0),
             short_batches: AtomicU32::new(0),
             gate: RwLock::new(()),
-            next_restart: Mutex::new(Instant::now()),
+            next_restart: Mutex::new((Instant::now(), SHORT_RESTART_PAUSE)),
             commits: AtomicU32::new(0),
             schema_cookie: AtomicI64::new(-1),
             place: Place::record(path)?,
@@ -277,8 +278,8 @@ impl Database {
         work: impl FnOnce(&Connection, P) -> Result<T>,
     ) -> Result<T> {
         self.place.database_is_there()?;
-        let mut conn = connection::open_reader(&self.path).map_err(|error| error.at(&self.path))?;
-        let prepared = prepare(&conn).map_err(|error| error.at(&self.path))?;
+        let mut conn = connection::open_reader(&self.path).map_err(|error| self.explain(error))?;
+        let prepared = prepare(&conn).map_err(|error| self.explain(error))?;
         self.read_on(&mut conn, |conn| work(conn, prepared))
     }
 
@@ -362,7 +363,7 @@ impl Database {
             return;
         }
         let mut next_restart = self.next_restart.lock();
-        if Instant::now() < *next_restart {
+        if Instant::now() < next_restart.0 {
             return;
         }
         let restarted = self.gate.try_write_for(RESTART_PATIENCE).is_some_and(|_gate| {
@@ -374,7 +375,8 @@ impl Database {
         if !restarted {
             tracing::debug!("a reader keeps the WAL from being started over");
         }
-        *next_restart = Instant::now() + RESTART_PAUSE;
+        let pause = if restarted { SHORT_RESTART_PAUSE } else { (next_restart.1 * 2).min(LONG_RESTART_PAUSE) };
+        *next_restart = (Instant::now() + pause, pause);
     }
 
     /// Runs `work` in a write transaction of its own. When this returns `Ok`, the transaction is durable; else it left no
@@ -466,7 +468,7 @@ impl Database {
             }
             Err(Error::Busy { path: self.path.clone() })
         };
-        replace().map_err(|error: Error| error.at(&self.path))
+        replace().map_err(|error: Error| self.explain(error))
     }
 
     /// Writes the database anew, so that free pages can be given back bit by bit from now on. Nobody else can write meanwhile.
@@ -475,7 +477,7 @@ impl Database {
         let mut writer = self.lock_writer(self.deadline())?;
         let conn = writer.open(&self.path, false)?.alone();
         connection::vacuum(conn, |conn| Ok(conn.pragma_update(None, "auto_vacuum", "incremental")?))
-            .map_err(|error| error.at(&self.path))
+            .map_err(|error| self.explain(error))
     }
 
     /// Copies the WAL to the database file as far as no reader needs it, and truncates it where nobody reads: what was deleted
@@ -487,7 +489,7 @@ impl Database {
         let written = until(Instant::now() + SHORT_BUSY_TIMEOUT, || {
             conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         });
-        written.map_err(|error| Error::from(error).at(&self.path))
+        written.map_err(|error| self.explain(error.into()))
     }
 
     /// Whether this database may be written, also while it is being closed.
@@ -543,6 +545,7 @@ impl Database {
 
     /// Fails where its files or this process's locks are gone, as long as it is open for writing.
     pub(crate) fn require_in_place(&self) -> Result<()> {
+        let _writing = self.begin_writing()?;
         match *self.lock_writer(self.deadline())? {
             Writer::Open(_) | Writer::Closing(..) => {
                 self.place.files_are_there().and_then(|()| self.place.locks_are_held())
@@ -586,7 +589,7 @@ impl Database {
     /// Names the database in an error of SQLite's and classifies it. Statements of this library are right: where SQLite cannot make
     /// sense of one, the schema is looked at.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        let error = tell_from_failed_read(&self.path, self.shield.explain(error.at(&self.path)));
+        let error = tell_from_failed_read(self.shield.explain(error.at(&self.path)));
         if !error.is_refused_statement() {
             return error;
         }
@@ -638,18 +641,20 @@ fn open_existing(path: &Path) -> Result<Connection> {
     open().map_err(|error: Error| error.at(path))
 }
 
-/// The error of opening a database, where that is damage; where the disk has failed to read, which SQLite reports as damage, that
-/// error. Nobody should go back to a backup because of that.
-fn tell_from_failed_read(path: &Path, error: Error) -> Error {
-    if !matches!(error, Error::Corrupt { .. } | Error::NotAStateDatabase { .. } | Error::HistoryDamaged { .. }) {
+/// Tells damage from a read that the disk has failed, which SQLite reports as damage: returns the error as it is, or that of the disk.
+/// Nobody should go back to a backup because of that.
+pub(super) fn tell_from_failed_read(error: Error) -> Error {
+    let (Error::Corrupt { path, .. } | Error::NotAStateDatabase { path, .. } | Error::HistoryDamaged { path, .. }) =
+        &error
+    else {
         return error;
-    }
+    };
     let is_whole = || lost_frames(path).is_none() && require_whole(path, |conn| backup::check(conn, path)).is_ok();
     match require_readable(path) {
         Err(failed) => failed,
         Ok(()) if is_whole() => {
-            let source = io::Error::other("a read failed, and the next one did not; try again");
-            Error::Io { action: "read", path: path.to_path_buf(), source }
+            let source = io::Error::other("a read failed, and the next one did not");
+            Error::Io { action: "read", path: path.clone(), source }
         }
         Ok(()) => error,
     }

@@ -3,19 +3,14 @@
 //! SQLite reports a read that failed with `EIO` as a damaged database. So before damage is believed, the files are read by other
 //! means.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use super::database::beside;
+use super::kept_files;
 use crate::error::{Error, Result};
-
-/// Files that were read, by device and inode. They are never closed: closing one would drop the locks that SQLite holds on it in
-/// this process.
-static READ: Mutex<BTreeMap<(u64, u64), File>> = Mutex::new(BTreeMap::new());
 
 /// Reads a database and its WAL from the disk.
 ///
@@ -45,21 +40,14 @@ pub(crate) fn copy_files(database: &Path, target: &Path) -> Result<()> {
 
 /// Hands over what is in a file, part by part; nothing where there is none.
 fn read(path: &Path, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let failed = |error: io::Error| {
-        let source = io::Error::other(format!("{error}; try again, and if it fails again, check the disk"));
-        Error::Io { action: "read", path: path.to_path_buf(), source }
-    };
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_file() => metadata,
+    let failed = |error: io::Error| Error::Io { action: "read", path: path.to_path_buf(), source: error };
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
         Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
-    };
-    let mut files = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    let file = match files.entry((metadata.dev(), metadata.ino())) {
-        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-        std::collections::btree_map::Entry::Vacant(entry) => entry.insert(File::open(path).map_err(failed)?),
-    };
+    }
+    let file = kept_files::open(path).map_err(failed)?;
     let mut buffer = vec![0; 256 * 1024];
     let mut at = 0;
     loop {

@@ -8,17 +8,16 @@
 //! at some time before. How much is concluded from it depends on how much it can be trusted, see [`Trust`]. In particular it may tell of
 //! an older generation of the WAL: each time SQLite starts the WAL over, the first salt rises by one.
 //!
-//! Closing any handle on the shared memory file drops the locks that this process has on it, those of other threads included. So it
-//! is opened once, and its handle is kept for as long as the process lives.
+//! It is read through a handle that is never closed, see [`kept_files`].
 
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use super::database::beside;
+use super::kept_files;
+use crate::directory;
 
 /// What is wrong with a WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +86,10 @@ pub(super) fn mark_shared_memory(database: &Path) {
 /// How much the shared memory file of a database that nobody has open says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trust {
-    /// It bears the mark of this boot, and is the file that was marked. A killed process left it: it is exact.
+    /// It bears the mark of this boot and this mount, and is the file that was marked. A killed process left it: it is exact.
     Exact,
-    /// It bears no mark, and was changed after this boot. It may be a copy, or lie on a restored disk: then it is of some time
-    /// before. SQLite syncs the WAL before it counts a frame here, so the WAL must have these frames or be of a newer
+    /// It bears no mark and was changed after this boot, or it was marked while its disk was mounted another time. It may be a copy, or
+    /// lie on a disk that was cut off or restored: then it is of some time before. SQLite syncs the WAL before it counts a frame here, so the WAL must have these frames or be of a newer
     /// generation; but it may have been truncated since.
     Earlier,
 }
@@ -101,8 +100,13 @@ impl Trust {
         let mut found = [0_u8; 256];
         match rustix::fs::lgetxattr(shared_memory, MARK, &mut found) {
             Ok(length) => {
-                let is_this = found.get(..length)? == mark_of(shared_memory)?.as_bytes();
-                is_this.then_some(Self::Exact)
+                let (found, mark) = (std::str::from_utf8(found.get(..length)?).ok()?, mark_of(shared_memory)?);
+                if found == mark {
+                    return Some(Self::Exact);
+                }
+                // The mount is the last part.
+                let is_this_file = found.rsplit_once(' ')?.0 == mark.rsplit_once(' ')?.0;
+                is_this_file.then_some(Self::Earlier)
             }
             Err(_) => {
                 let changed = fs::symlink_metadata(shared_memory).ok()?.mtime();
@@ -118,38 +122,30 @@ fn boot_time() -> Option<i64> {
     stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok())
 }
 
-/// The mark of a file: this boot, and which file it is. A copy of the file, or of its disk, is another one.
+/// The mark of a file: this boot, which file it is, and which mount its disk is on. A copy of the file, or of its disk, is another
+/// one.
 fn mark_of(file: &Path) -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let metadata = fs::symlink_metadata(file).ok()?;
-    Some(format!("{} {} {}", boot.trim_end(), metadata.dev(), metadata.ino()))
+    Some(format!("{} {} {} {}", boot.trim_end(), metadata.dev(), metadata.ino(), mount_of(file)))
 }
 
-/// Reads the beginning of a shared memory file through a handle that is never closed.
-fn read_shared_memory(file: &Path, buffer: &mut [u8]) -> Option<()> {
-    static HANDLES: Mutex<Option<HashMap<(u64, u64), File>>> = Mutex::new(None);
-    let mut handles = HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
-    let handles = handles.get_or_insert_default();
-    let metadata = fs::symlink_metadata(file).ok()?;
-    let key = (metadata.dev(), metadata.ino());
-    if let Some(handle) = handles.get(&key) {
-        return handle.read_exact_at(buffer, 0).ok();
+/// The number of the mount that a file is on, which no other one gets before the next boot; 0 where the kernel is older than 6.8.
+fn mount_of(file: &Path) -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+        // STATX_MNT_ID_UNIQUE of linux/stat.h.
+        const UNIQUE: u32 = 0x4000;
+        let found = statx(CWD, file, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::from_bits_retain(UNIQUE));
+        found.ok().filter(|it| it.stx_mask & UNIQUE != 0).map_or(0, |it| it.stx_mnt_id)
     }
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let handle = OpenOptions::new().read(true).custom_flags(flags).open(file).ok()?;
-    let read = handle.read_exact_at(buffer, 0).ok();
-    // Of a file that is gone, nobody's locks are worth anything.
-    handles.retain(|_, handle| handle.metadata().is_ok_and(|metadata| metadata.nlink() > 0));
-    // It may have been replaced since; then it is kept under the number that it really has.
-    match handle.metadata() {
-        Ok(metadata) => {
-            if let Some(other) = handles.insert((metadata.dev(), metadata.ino()), handle) {
-                std::mem::forget(other);
-            }
-        }
-        Err(_) => std::mem::forget(handle),
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        0
     }
-    read
 }
 
 /// What the shared memory file says of the WAL: <https://www.sqlite.org/walformat.html#the_wal_index_file_format>
@@ -166,7 +162,7 @@ struct Index {
 impl Index {
     fn read(shared_memory: &Path) -> Option<Self> {
         let mut bytes = [0; 100];
-        read_shared_memory(shared_memory, &mut bytes)?;
+        kept_files::open(shared_memory).ok()?.read_exact_at(&mut bytes, 0).ok()?;
         let number = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let is_whole = bytes[..48] == bytes[48..96] && bytes[12] == 1;
         // 1 stands for 65536.
@@ -206,7 +202,7 @@ impl Index {
     }
 
     fn contents(&self, wal: &Path) -> Contents {
-        match File::open(wal) {
+        match directory::open_file(wal) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Contents::Missing,
             // Locks of SQLite's are on the database and the shared memory file: this one may be opened and closed.
             Ok(wal) if wal.metadata().is_ok_and(|metadata| metadata.len() == 0) => Contents::Empty,

@@ -11,6 +11,7 @@ mod database;
 mod deadline;
 mod disk;
 mod group;
+mod kept_files;
 mod lost_log;
 mod migrations;
 mod own_objects;

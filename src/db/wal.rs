@@ -4,7 +4,7 @@
 //! marks readers by locks on the shared memory file, and the kernel tells who holds these. The file itself is never opened
 //! here: closing it would drop SQLite's locks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -55,20 +55,20 @@ impl WriteAheadLog {
     }
 }
 
-/// Processes that read all the time that this looks.
+/// Processes that read almost all the time that this looks. The kernel hands `/proc/locks` out in pieces: while others take and drop
+/// locks, a look may miss one.
 fn long_readers(shared_memory: &Path) -> BTreeSet<u32> {
-    const LOOKS: u32 = 5;
+    const LOOKS: u32 = 6;
+    const ENOUGH: u32 = 4;
     const BETWEEN: Duration = Duration::from_millis(20);
-    let mut found = readers(shared_memory);
-    for _ in 1..LOOKS {
-        if found.is_empty() {
-            break;
+    let mut seen = BTreeMap::<u32, u32>::new();
+    for look in 0..LOOKS {
+        if look > 0 {
+            thread::sleep(BETWEEN);
         }
-        thread::sleep(BETWEEN);
-        let now = readers(shared_memory);
-        found.retain(|pid| now.contains(pid));
+        readers(shared_memory).into_iter().for_each(|pid| *seen.entry(pid).or_default() += 1);
     }
-    found
+    seen.into_iter().filter(|(_, looks)| *looks >= ENOUGH).map(|(pid, _)| pid).collect()
 }
 
 /// Processes that read at this moment.

@@ -215,6 +215,10 @@ impl MigrationSet {
                     Some(source) => {
                         match source.downcast_ref::<rusqlite::Error>().and_then(|it| it.sqlite_error_code()) {
                             Some(rusqlite::ErrorCode::DiskFull) => Error::DiskFull { path: path.to_path_buf() },
+                            // Or the disk has failed to read, which the caller finds out.
+                            Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+                                Error::Corrupt { path: path.to_path_buf(), detail: source.to_string() }
+                            }
                             _ => failed(source.to_string()),
                         }
                     }
