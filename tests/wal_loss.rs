@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use agentmux_state::{Error, StateStore, TaskStatus};
+use agentmux_state::{Error, StateStore, StoreOptions, TaskStatus, recover};
 use common::role::{role, said, say, start};
 use common::{Base, TestResult, program, task};
 use rusqlite::Connection;
@@ -102,6 +102,15 @@ fn a_wal_cut_after_it_was_backfilled_is_refused_as_its_beginning_hides_newer_pag
             let wal = fs::read(base.file("state.db-wal"))?;
             put(&base.file("state.db-wal"), &wal[..wal.len() * part / 4])?;
             refused(&base, &format!("checkpoint {checkpoint:?}, {part} quarters"))?;
+            let report = recover(base.state_dir(), &StoreOptions::default())?;
+            if checkpoint.is_empty() {
+                assert!(report.lost.iter().any(|it| it.kind == "log"), "{report:?}");
+                assert!(base.store()?.check()?.ok);
+            } else {
+                // The database file has all of it.
+                assert!(report.lost.is_empty() && report.from_backup.is_empty(), "{report:?}");
+                opens_whole(&base, 89, "recovered")?;
+            }
         }
     }
     Ok(())

@@ -59,11 +59,6 @@ fn is_locked(shared_memory: &Path) -> bool {
     fs::read_to_string("/proc/locks").is_ok_and(|locks| locks.contains(&inode))
 }
 
-/// As [`lost_frames`]: how many frames are missing, of how many.
-pub(crate) fn missing_frames(database: &Path) -> Option<(u32, u32)> {
-    lost_frames(database).map(|lost| (lost.missing, lost.frames))
-}
-
 /// The extended attribute that says when the shared memory file was last known to be exact.
 const MARK: &str = "user.agentmux-state.boot";
 

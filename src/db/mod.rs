@@ -37,7 +37,7 @@ pub(crate) use database::{
 pub(crate) use deadline::BUSY_TIMEOUT;
 pub(crate) use disk::{copy_files, require_readable};
 pub(crate) use group::Part;
-pub(crate) use lost_log::missing_frames;
+pub(crate) use lost_log::{LostFrames, lost_frames};
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};
 pub(crate) use migrations::{has_known_schema, latest_schema_version};
 pub(crate) use own_objects::{LEFT_OUT_PREFIX, LeftOut, is_missing_function, keep_in_file};

@@ -24,7 +24,7 @@ use tempfile::NamedTempFile;
 
 use crate::backup;
 use crate::check::{self, Budget, integrity};
-use crate::db::{self, RECOVERY_REPORT_FILE};
+use crate::db::{self, LostFrames, RECOVERY_REPORT_FILE};
 use crate::directory::{self, DATABASE_FILE, WRITING_PREFIX};
 use crate::error::{Error, ForeignFile, Result};
 use crate::lock::DirectoryLock;
@@ -72,10 +72,14 @@ pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<Re
     let (damaged, lost_frames) = find_damaged(&path, now)?;
     // From here on, nothing but a copy is read: where the disk fails, copying fails, while SQLite would report damage.
     let copy = Copy::of(&damaged, &state_dir)?;
+    // Without the rest of its WAL, which hides newer pages, the database is whole.
+    if lost_frames.is_some_and(|lost| lost.is_in_database) {
+        copy.leave_wal_out()?;
+    }
     let lost_frames = require_damaged(&copy, &path, &damaged, lost_frames)?;
 
     let mut recovery = Recovery { now, damaged, copy, from_backup: Vec::new(), lost: Vec::new() };
-    if let Some((missing, frames)) = lost_frames {
+    if let Some(LostFrames { missing, frames, .. }) = lost_frames.filter(|lost| !lost.is_in_database) {
         let message =
             format!("{missing} of the {frames} pages in the WAL are missing or damaged: the newest updates are lost");
         recovery.lost.push(finding(LOG, message));
@@ -107,19 +111,19 @@ fn write_report(report: &RecoveryReport, now: DateTime<Utc>) -> Result<()> {
 }
 
 /// A database, which may have been moved already, and how much of its WAL is missing.
-fn find_damaged(path: &Path, now: DateTime<Utc>) -> Result<(PathBuf, Option<(u32, u32)>)> {
+fn find_damaged(path: &Path, now: DateTime<Utc>) -> Result<(PathBuf, Option<LostFrames>)> {
     let is_missing = fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     if is_missing && db::newest_set_aside(path).is_some() {
         // A recovery or a restore was killed when it had moved the database. Its WAL may not have followed yet.
         let moved = db::set_aside(path, now)?.join(DATABASE_FILE);
-        let lost_frames = db::missing_frames(&moved);
+        let lost_frames = db::lost_frames(&moved);
         return Ok((moved, lost_frames));
     }
     if !is_missing {
         // Killed right before its end.
         db::end_set_aside(path)?;
     }
-    Ok((path.to_path_buf(), db::missing_frames(path)))
+    Ok((path.to_path_buf(), db::lost_frames(path)))
 }
 
 /// Fails where a database needs no recovery, or this release cannot do one. Returns how much of its WAL is missing.
@@ -127,8 +131,8 @@ fn require_damaged(
     copy: &Copy,
     path: &Path,
     damaged: &Path,
-    lost_frames: Option<(u32, u32)>,
-) -> Result<Option<(u32, u32)>> {
+    lost_frames: Option<LostFrames>,
+) -> Result<Option<LostFrames>> {
     // One that was moved away was damaged. What is wrong with a link, or with nothing, the copy does not tell.
     let result = match (damaged == path, fs::symlink_metadata(path)) {
         (false, _) => Ok(()),
@@ -189,6 +193,15 @@ impl Copy {
         let copy = Self(directory::temporary_file(state_dir, db::NEW_PREFIX)?);
         db::copy_files(damaged, copy.path())?;
         Ok(copy)
+    }
+
+    /// Removes the WAL from the copy.
+    fn leave_wal_out(&self) -> Result<()> {
+        let wal = db::beside(self.path(), "-wal");
+        match fs::remove_file(&wal) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", wal)(error)),
+            _ => Ok(()),
+        }
     }
 
     fn path(&self) -> &Path {
