@@ -19,7 +19,7 @@ use super::verify::{checksum_problem, verify_backups, verify_content};
 use super::{Backup, Folder, checksum};
 use crate::db::{
     Database, LeftOut, NEW_PREFIX, create_copy, insert_sql, keep_in_file, open_damaged, prepare_copy, prepare_copy_for,
-    publish, set_aside,
+    publish, set_aside, tell_from_failed_read,
 };
 use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
@@ -296,9 +296,10 @@ fn usable_copy(
         verified_copy(copy, backup)?
     };
     let left_out = match live {
-        Some(live) => prepare_copy_for(live, copy.path(), progress, finish)?,
-        None => prepare_copy(copy.path(), progress, finish)?,
-    };
+        Some(live) => prepare_copy_for(live, copy.path(), progress, finish),
+        None => prepare_copy(copy.path(), progress, finish),
+    }
+    .map_err(tell_from_failed_read)?;
     Ok((copy, left_out))
 }
 

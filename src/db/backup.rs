@@ -125,7 +125,7 @@ fn prepare_copy_with(
         check(&connection::open_reader(copy)?, copy)?;
         Ok(left_out)
     };
-    prepare().map_err(|error: Error| tell_from_failed_read(error.at(copy)))
+    prepare().map_err(|error: Error| error.at(copy))
 }
 
 /// Carries what a person added to a damaged database into the one that is rebuilt from it, whose version is `version`. What could
@@ -140,7 +140,7 @@ pub(crate) fn carry_own_objects(damaged: &Connection, copy: &Path, version: u32)
         conn.close().map_err(|(_, error)| error)?;
         Ok(carried)
     };
-    carry().map_err(|error: Error| tell_from_failed_read(error.at(copy)))
+    carry().map_err(|error: Error| error.at(copy))
 }
 
 /// Makes a database of this release in an empty file that belongs to us alone, lets `fill` write into it, and checks it.
@@ -166,7 +166,7 @@ pub(crate) fn create_copy_of_version(
         conn.close().map_err(|(_, error)| error)?;
         Ok(())
     };
-    create().map_err(|error: Error| tell_from_failed_read(error.at(copy)))
+    create().map_err(|error: Error| error.at(copy))
 }
 
 /// The schema version of a damaged database, where it can still be told and is known; otherwise the latest.

@@ -643,7 +643,7 @@ fn open_existing(path: &Path) -> Result<Connection> {
 
 /// Tells damage from a read that the disk has failed, which SQLite reports as damage: returns the error as it is, or that of the disk.
 /// Nobody should go back to a backup because of that.
-pub(super) fn tell_from_failed_read(error: Error) -> Error {
+pub(crate) fn tell_from_failed_read(error: Error) -> Error {
     let (Error::Corrupt { path, .. } | Error::NotAStateDatabase { path, .. } | Error::HistoryDamaged { path, .. }) =
         &error
     else {

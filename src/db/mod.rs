@@ -32,7 +32,7 @@ pub use connection::Durability;
 pub(crate) use connection::{open_damaged, without_erasing_pages};
 pub(crate) use database::{
     Closed, Database, NEW_PREFIX, RECOVERY_REPORT_FILE, SET_ASIDE_PREFIX, Work, beside, end_set_aside,
-    newest_set_aside, publish, require_whole, set_aside, set_aside_folders,
+    newest_set_aside, publish, require_whole, set_aside, set_aside_folders, tell_from_failed_read,
 };
 pub(crate) use deadline::BUSY_TIMEOUT;
 pub(crate) use disk::{copy_files, require_readable};
