@@ -302,7 +302,7 @@ impl Database {
             conn.commit();
         }
         let start = Instant::now();
-        let joined = self.place.files_are_there().map_err(Failed::Ours).and_then(|()| {
+        let joined = self.require_files().map_err(Failed::Ours).and_then(|()| {
             conn.join(
                 deadline,
                 |conn| self.require_writable_schema(conn).map_err(Failed::Ours),
@@ -322,8 +322,9 @@ impl Database {
         match joined {
             // What was committed to a file that has lost its name is not acknowledged.
             Ok((result, group)) => {
-                self.outcome(&group).map_err(failed)?;
-                self.place.files_are_there()?;
+                let durable = self.outcome(&group).map_err(failed)?;
+                // A look that another member of the group has had since then is as good.
+                self.place.files_are_there_since(durable)?;
                 Ok(result)
             }
             Err(Failed::Theirs(error)) => Err(error),
@@ -334,7 +335,7 @@ impl Database {
 
     /// Waits until a group's transaction is durable, or has failed. Where the one to whom the commit was left gave up, this
     /// caller commits.
-    fn outcome(&self, group: &Group) -> rusqlite::Result<()> {
+    fn outcome(&self, group: &Group) -> rusqlite::Result<Instant> {
         loop {
             if let Some(outcome) = group.outcome(COMMIT_PATIENCE) {
                 return outcome;
@@ -344,6 +345,16 @@ impl Database {
             {
                 conn.commit();
             }
+        }
+    }
+
+    /// Fails before a write where the files are gone. Right after another write, which has looked, it is not looked again: what is
+    /// written to a file that has lost its name just then is not acknowledged.
+    fn require_files(&self) -> Result<()> {
+        const RECENT: Duration = Duration::from_millis(5);
+        match Instant::now().checked_sub(RECENT) {
+            Some(since) => self.place.files_are_there_since(since),
+            None => self.place.files_are_there(),
         }
     }
 
@@ -416,7 +427,7 @@ impl Database {
     ) -> Result<T, E> {
         let writer = writer.open(&self.path, closing)?;
         let failed = |error: rusqlite::Error| self.explain(error.into());
-        self.place.files_are_there()?;
+        self.require_files()?;
         let transaction = writer.begin_alone(deadline).map_err(failed)?;
         self.require_writable_schema(&transaction).map_err(|error| self.explain(error))?;
         let outcome = match work(&transaction) {

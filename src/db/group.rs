@@ -26,7 +26,8 @@ pub(super) type Failure = (ffi::Error, Option<String>);
 /// The callers of one transaction, who wait for its commit.
 #[derive(Default)]
 pub(super) struct Group {
-    outcome: Mutex<Option<Result<(), Failure>>>,
+    /// The outcome, and when it was known.
+    outcome: Mutex<Option<(Result<(), Failure>, Instant)>>,
     decided: Condvar,
 }
 
@@ -74,10 +75,11 @@ impl GroupConnection {
         begun: impl FnOnce(&Connection) -> Result<(), E>,
         work: impl FnOnce(&Part<'_>) -> Result<T, E>,
     ) -> Result<(T, Arc<Group>), E> {
-        let (group, since, is_first) = match &self.open {
-            Some((group, since)) => (group.clone(), *since, false),
-            None => (Arc::default(), Instant::now(), true),
+        let (group, since) = match &self.open {
+            Some((group, since)) => (group.clone(), Some(*since)),
+            None => (Arc::default(), None),
         };
+        let is_first = since.is_none();
         // The first one needs no savepoint: without its work there is nothing in the transaction.
         if is_first {
             self.turns.begin(deadline, || step(&self.conn, "BEGIN IMMEDIATE"))?;
@@ -106,7 +108,8 @@ impl GroupConnection {
                 group.decide(Err(failure.clone()));
             }
             None if is_first && !is_done => self.roll_back(),
-            None => self.open = Some((group.clone(), since)),
+            // Its age counts from when somebody waits for the commit.
+            None => self.open = Some((group.clone(), since.unwrap_or_else(Instant::now))),
         }
         match (result, failure) {
             (Ok(Ok(_)), Some((error, message))) => Err(rusqlite::Error::SqliteFailure(error, message).into()),
@@ -198,16 +201,17 @@ impl Part<'_> {
 }
 
 impl Group {
-    /// Waits for the outcome of the group's transaction, at most that long; `None` where it is not known by then.
-    pub(super) fn outcome(&self, patience: Duration) -> Option<rusqlite::Result<()>> {
+    /// Waits for the outcome of the group's transaction, at most that long; `None` where it is not known by then. Returns when it
+    /// was durable.
+    pub(super) fn outcome(&self, patience: Duration) -> Option<rusqlite::Result<Instant>> {
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.decided.wait_timeout_while(outcome, patience, |outcome| outcome.is_none());
-        let outcome = waited.unwrap_or_else(PoisonError::into_inner).0.clone()?;
-        Some(outcome.map_err(|(error, message)| rusqlite::Error::SqliteFailure(error, message)))
+        let (outcome, decided) = waited.unwrap_or_else(PoisonError::into_inner).0.clone()?;
+        Some(outcome.map(|()| decided).map_err(|(error, message)| rusqlite::Error::SqliteFailure(error, message)))
     }
 
     fn decide(&self, outcome: Result<(), Failure>) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some((outcome, Instant::now()));
         self.decided.notify_all();
     }
 }

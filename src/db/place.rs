@@ -8,9 +8,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::database::beside;
 use crate::error::{Error, Result};
@@ -61,6 +62,9 @@ pub(crate) struct Place {
     shows_locks: OnceLock<()>,
     /// Why it is no longer written for good.
     lost: OnceLock<Lost>,
+    recorded: Instant,
+    /// When all files were last seen in their place, in nanoseconds since it was recorded.
+    seen: AtomicU64,
 }
 
 /// What cannot come back while the database stays open.
@@ -81,6 +85,8 @@ impl Place {
             lock_file: OnceLock::new(),
             shows_locks: OnceLock::new(),
             lost: OnceLock::new(),
+            recorded: Instant::now(),
+            seen: AtomicU64::new(0),
         };
         lock(&OPEN).push(database);
         Ok(place)
@@ -100,9 +106,25 @@ impl Place {
         }
     }
 
+    /// As [`files_are_there`](Self::files_are_there), but takes a look that somebody has had since then.
+    pub(crate) fn files_are_there_since(&self, since: Instant) -> Result<()> {
+        let since = since.saturating_duration_since(self.recorded).as_nanos();
+        if self.lost.get().is_none() && u128::from(self.seen.load(Ordering::Acquire)) >= since {
+            return Ok(());
+        }
+        self.files_are_there()
+    }
+
     /// Fails where the database, a file beside it or the owner's lock file is gone or another one. For writes, while a
     /// connection for writing is open: SQLite keeps the files beside the database as long as that is.
     pub(crate) fn files_are_there(&self) -> Result<()> {
+        let now = self.recorded.elapsed().as_nanos();
+        self.look()?;
+        self.seen.fetch_max(u64::try_from(now).unwrap_or(u64::MAX), Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn look(&self) -> Result<()> {
         if let Some(lost) = self.lost.get() {
             return Err(lost.error());
         }
