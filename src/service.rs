@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::backup::{Backup, BackupId, Retention, RetentionReport};
+use crate::backup::{Backup, BackupId, Folder, Retention, RetentionReport, create_in};
 use crate::clock::Clock;
 use crate::db::{Closed, Durability};
 use crate::directory::{self, STATE_DIRECTORY, default_state_dir};
@@ -631,20 +631,29 @@ impl Start {
     /// Imports where the state is new, backs up what is to be cleared, and starts the run.
     fn new(store: &StateStore, options: &ServiceOptions) -> Result<Self> {
         let import_report = store.transaction(|conn| take_over(conn, store, options))?;
-        if options.start_empty && store.read(store::counts)?.entities() > 0 {
-            store.create_backup("before-start-empty")?;
-            thin_out_backups(store, options)?;
-        }
-        store.transaction(|conn| {
+        // Backups take turns, and that lock comes before the one for writing.
+        let folder = if options.start_empty { Some(Folder::change(store.state_dir())?) } else { None };
+        let mut is_backed_up = false;
+        let start = store.transaction(|conn| {
             let now = options.clock.now();
             let saved_nothing = !head::was_saved(conn)? && store::counts(conn)?.entities() == 0;
             let previous = if saved_nothing { None } else { Some(store::read_state(conn, now)?) };
-            if options.start_empty {
+            if let Some(folder) = &folder {
+                if store::counts(conn)?.entities() > 0 {
+                    // Inside the transaction: nobody can write between the backup and what is cleared.
+                    create_in(folder, store.state_dir(), "before-start-empty", now, &store.options().progress)?;
+                    is_backed_up = true;
+                }
                 store::clear(conn)?;
             }
             let run = run::start(conn, now, options.limits.runs)?;
             Ok(Self { previous, previous_run: run::before(conn, run.run_id)?, import_report })
-        })
+        });
+        drop(folder);
+        if is_backed_up && let Err(error) = thin_out_backups(store, options) {
+            tracing::warn!(%error, "could not remove old backups");
+        }
+        start
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -392,6 +392,42 @@ fn start_empty_keeps_the_old_entities_in_a_backup() -> TestResult {
     let backup = backups.iter().find(|name| name.ends_with("-before-start-empty.db")).expect("a backup");
     let sql = rusqlite::Connection::open(base.file("backups").join(backup))?;
     assert_eq!(sql.query_row("SELECT id FROM tasks", [], |row| row.get::<_, String>(0))?, "T-1");
+    Ok(())
+}
+
+#[test]
+fn start_empty_loses_no_update_that_another_program_makes_meanwhile() -> TestResult {
+    let base = Base::new()?;
+    let first = base.service();
+    first.initialize()?;
+    first.store()?.batch(|batch| {
+        (0..1000).try_for_each(|number| batch.update_task(&task(&format!("T-{number}"), TaskStatus::Pending)))
+    })?;
+    first.prepare_for_shutdown()?;
+    let (other, stop) = (base.store()?, AtomicBool::new(false));
+    let service = StatePersistenceService::with_options(ServiceOptions { start_empty: true, ..base.options() });
+    let acknowledged = thread::scope(|scope| -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let writer = scope.spawn(|| {
+            let mut acknowledged = Vec::new();
+            while !stop.load(Ordering::SeqCst) {
+                let id = format!("meanwhile-{}", acknowledged.len());
+                other.update_task(&task(&id, TaskStatus::Pending))?;
+                acknowledged.push(id);
+            }
+            Ok::<_, Error>(acknowledged)
+        });
+        let started = service.initialize();
+        stop.store(true, Ordering::SeqCst);
+        let acknowledged = writer.join().expect("no panic")?;
+        started?;
+        Ok(acknowledged)
+    })?;
+    let backup = service.list_backups()?.into_iter().find(|it| it.label == "before-start-empty").expect("a backup");
+    let sql = rusqlite::Connection::open(backup.path)?;
+    for id in &acknowledged {
+        let is_in_backup = sql.prepare_cached("SELECT 1 FROM tasks WHERE id = ?1")?.exists([id])?;
+        assert!(is_in_backup || other.task(id)?.is_some(), "{id} of {} is lost", acknowledged.len());
+    }
     Ok(())
 }
 
