@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -453,8 +454,12 @@ impl StatePersistenceService {
         resume_instructions(state, self.inner.options.clock.now())
     }
 
-    /// Stops the periodic checkpoint, after the one at hand. Again does nothing.
+    /// Stops the periodic checkpoint, after the one in progress; inside a batch without waiting for it. Idempotent.
     pub fn stop_periodic_checkpoint(&self) {
+        if self.inner.running(|running| running.store.database().refuse_nested_write().is_err()) == Some(true) {
+            // Inside a batch of this thread: the checkpoint at hand waits for its end.
+            return self.stop_periodic_checkpoint_soon();
+        }
         drop(self.inner.take_timer());
     }
 
@@ -601,9 +606,25 @@ impl Inner {
 impl Drop for Inner {
     /// Without a shutdown, as in a crash: the directory is free, so a store that is still held must not write any more.
     fn drop(&mut self) {
-        if let Some(store) = self.running(|running| running.store.clone()) {
-            store.database().close_writer(Closed::ShutDown);
+        let phase = self.phase.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Phase::Running(running) = std::mem::replace(phase, Phase::New) else { return };
+        if running.store.database().refuse_nested_write().is_ok() {
+            return running.abandon();
         }
+        // In a batch of this thread, whose end the writer has to wait for. Until then the directory stays taken.
+        let spawned = thread::Builder::new().name("state-end".into()).spawn(move || running.abandon());
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to close the state; a store that is still held can write on");
+        }
+    }
+}
+
+impl Running {
+    /// Ends without a shutdown: closes the writer, waits for the timer, and frees the directory, in this order.
+    fn abandon(self) {
+        self.store.database().close_writer(Closed::ShutDown);
+        drop(self.timer);
+        drop(self.lock);
     }
 }
 

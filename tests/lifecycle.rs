@@ -445,6 +445,60 @@ fn start_empty_also_keeps_a_typescript_file_in_a_backup() -> TestResult {
     Ok(())
 }
 
+/// Does something on a thread of its own, which must be done within some seconds.
+fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = std::sync::mpsc::channel();
+    thread::spawn(move || done.send(work()));
+    result.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+#[test]
+fn a_service_may_be_dropped_inside_a_batch() -> TestResult {
+    let base = Base::new()?;
+    let service = base.service();
+    service.initialize()?;
+    let store = service.store()?;
+    let in_batch = store.clone();
+    in_time("a batch that drops the service", move || {
+        in_batch.batch(move |batch| {
+            batch.update_task(&task("T-1", TaskStatus::Pending))?;
+            drop(service);
+            batch.update_task(&task("T-2", TaskStatus::Pending))
+        })
+    })?;
+    assert_eq!(store.state()?.tasks.len(), 2);
+    // The writer is closed right after the batch, by another thread.
+    let is_closed = || matches!(store.update_task(&task("T-3", TaskStatus::Pending)), Err(Error::ShutDown { .. }));
+    wait_until("the store is closed for writing", is_closed);
+    let next = base.service();
+    next.initialize()?;
+    next.update_task(&task("T-4", TaskStatus::Pending))?;
+    Ok(())
+}
+
+#[test]
+fn the_periodic_checkpoint_may_be_stopped_inside_a_batch() -> TestResult {
+    let base = Base::new()?;
+    let interval = Some(Duration::from_millis(5));
+    let service =
+        StatePersistenceService::with_options(ServiceOptions { checkpoint_interval: interval, ..base.options() });
+    service.initialize()?;
+    service.update_task(&task("T-1", TaskStatus::Pending))?;
+    let stopping = service.clone();
+    in_time("a batch that stops the checkpoint", move || {
+        stopping.store()?.batch(|batch| {
+            batch.update_task(&task("T-2", TaskStatus::Pending))?;
+            // The timer's thread comes to wait for this batch, with what an update before it has changed.
+            thread::sleep(Duration::from_millis(100));
+            stopping.stop_periodic_checkpoint();
+            Ok::<_, Error>(())
+        })
+    })?;
+    assert_eq!(service.state()?.tasks.len(), 2);
+    service.prepare_for_shutdown()?;
+    Ok(())
+}
+
 #[test]
 fn periodic_checkpoints_are_recorded_only_where_something_changed() -> TestResult {
     let base = Base::new()?;
