@@ -6,7 +6,7 @@ mod common;
 use std::io::BufReader;
 
 use agentmux_state::{
-    AgentState, ConversationState, Error, ImportMode, ImportOptions, PersistedMessage, ProjectState,
+    AgentState, ConversationState, Error, ImportMode, ImportOptions, OrchestratorMode, PersistedMessage, ProjectState,
     SelfImprovementState, StateStore, TaskState, TaskStatus, to_json,
 };
 use common::{Base, FIXTURE, QUIRKS, TestResult, export, import, task};
@@ -437,6 +437,22 @@ fn strict_lists_every_problem_with_its_path_and_line_and_changes_nothing() -> Te
     assert_eq!(store.state()?, before);
     assert!(store.set_aside()?.is_empty());
     assert!(StateStore::validate_json(FIXTURE.as_bytes(), &strict()).is_ok());
+    Ok(())
+}
+
+#[test]
+fn what_stands_beside_the_lists_of_an_empty_state_is_not_dropped_by_an_import() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    assert_eq!(import(&store, r#"{"version": "1.0.0", "plugins": {"slack": 42}}"#)?.backup, None);
+    let report = import(&store, r#"{"version": "1.0.0", "plugins": {"slack": 42}, "more": 1}"#)?;
+    assert_eq!(report.backup, None, "nothing was lost");
+    store.set_mode(&OrchestratorMode::Onboarding)?;
+    let report = import(&store, SMALL)?;
+    assert_eq!((store.mode()?, store.state()?.extra.len()), (OrchestratorMode::Normal, 0));
+    store.restore_backup(&report.backup.expect("a backup of what was there"))?;
+    assert_eq!(store.mode()?, OrchestratorMode::Onboarding);
+    assert_eq!(store.state()?.extra["plugins"], json!({"slack": 42}));
     Ok(())
 }
 

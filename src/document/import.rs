@@ -10,7 +10,7 @@ use super::reader::{self, Document, Finding, Record, Sink};
 use crate::backup;
 use crate::db;
 use crate::error::{DocumentProblem, Error, Result};
-use crate::model::Timestamp;
+use crate::model::{Extra, Timestamp};
 use crate::progress::Stage;
 use crate::store::{
     self, SetAsideRecord, StateStore, agent, checkpoint, conversation, head, limits, project, self_improvement,
@@ -238,7 +238,7 @@ pub(crate) fn import(
     import_noting(conn, now, reader, options).map(|(report, _)| report)
 }
 
-/// As [`import`]; also returns whether a merge has overwritten something that was there.
+/// As [`import`]; also returns whether a record in a merge, or the head, has overwritten something that was there.
 fn import_noting(
     conn: &Connection,
     now: DateTime<Utc>,
@@ -286,7 +286,7 @@ fn import_noting(
     Ok((report(document, counts, options)?, overwrites))
 }
 
-/// Writes what stands beside the lists; whether a merge has overwritten some of it.
+/// Writes what stands beside the lists; whether that has overwritten anything but what each start and checkpoint writes.
 fn write_head(conn: &Connection, document: &Document, mode: ImportMode) -> Result<bool> {
     let mut new = document.head.clone();
     let mut overwrites = false;
@@ -297,6 +297,10 @@ fn write_head(conn: &Connection, document: &Document, mode: ImportMode) -> Resul
             overwrites = added.iter().any(|(key, value)| new.extra.get(key).is_some_and(|present| present != value));
             new.extra.extend(added);
         } else {
+            let is_lost = |present: &Extra, new: &Extra| present.iter().any(|(key, value)| new.get(key) != Some(value));
+            overwrites = present.mode.is_some() && present.mode != new.mode
+                || is_lost(&present.extra, &new.extra)
+                || is_lost(&present.metadata.extra, &new.metadata.extra);
             new.metadata.restart_count = new.metadata.restart_count.max(present.metadata.restart_count);
         }
     }
