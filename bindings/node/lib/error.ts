@@ -9,11 +9,19 @@ export const STATE_ERROR_CODES = [
   'UPGRADE_BACKUP_FAILED',
   'MIGRATION_FAILED',
   'CORRUPT',
+  'SCHEMA_CHANGED',
+  'OWN_OBJECT',
   'NOT_DAMAGED',
   'INVALID_ROW',
   'INVALID_VALUE',
   'BUSY',
+  'TOO_MANY_READERS',
+  'NESTED_WRITE',
   'OWN_FILE',
+  'WOULD_OVERWRITE_DATABASE',
+  'DATABASE_MOVED',
+  'LOCK_LOST',
+  'SHARED_MOUNT',
   'DISK_FULL',
   'READ_ONLY',
   'NOT_FOUND',
@@ -46,7 +54,9 @@ export const STATE_ERROR_CODES = [
  * - `INVALID_VALUE`: an entity lacks a required text, holds a value of a wrong type, or cannot be written as JSON.
  * - `NOT_FOUND`: no such conversation or backup.
  * - `DOCUMENT`, `DOCUMENT_TOO_NEW`: the TypeScript service's file cannot be read. It never counts as a fresh start.
- * - `CORRUPT`, `NOT_A_STATE_DATABASE`, `SCHEMA_TOO_NEW`, `HISTORY_DAMAGED`: `state.db` is not one that this release can use.
+ * - `CORRUPT`, `NOT_A_STATE_DATABASE`, `SCHEMA_TOO_NEW`, `HISTORY_DAMAGED`, `SCHEMA_CHANGED`: `state.db` is not one that this
+ *   release can use.
+ * - `DATABASE_MOVED`, `LOCK_LOST`: while the service ran, its files were deleted, moved or replaced, or their locks were lost.
  * - `DISK_FULL`, `READ_ONLY`, `BUSY`, `IO`, `SQLITE`: the disk, the permissions, another program.
  */
 export type StateErrorCode = (typeof STATE_ERROR_CODES)[number];
