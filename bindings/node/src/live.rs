@@ -158,26 +158,29 @@ fn members(entity: &impl Serialize) -> Result<Map<String, Value>> {
     }
 }
 
-/// What becomes of the messages that are there where somebody else has added some since `before`, and the caller made `now` of
-/// it; `None` where those that are there have nothing to do with `before`.
+/// Messages that result where others have changed those of `before` to `there`, and the caller has changed them to `now`. No
+/// message that others added is dropped; `None` where the two changes contradict each other: then the caller's counts.
 fn merged_messages(before: &[Value], now: &[Value], there: &[Value]) -> Option<Vec<Value>> {
     // The oldest may have been dropped on either side: those beyond the limit, or by the caller.
     let dropped_from = |by: &[Value]| {
         let rest_of = |dropped: &usize| by.starts_with(&before[*dropped..]);
         (0..=before.len()).find(rest_of).filter(|dropped| *dropped < before.len() || before.is_empty())
     };
-    let dropped_there = dropped_from(there)?;
-    let extra = &there[before.len() - dropped_there..];
-    let merged = match dropped_from(now) {
+    let after = |kept: &[Value], added: &[Value]| [kept, &added[overlap(kept, added)..]].concat();
+    match (dropped_from(there), dropped_from(now)) {
         // The caller added some, too: they come after those of others, but for those that are the same.
-        Some(dropped_here) => {
+        (Some(dropped_there), Some(dropped_here)) => {
             let kept = &before[dropped_there.max(dropped_here)..];
-            let added = &now[before.len() - dropped_here..];
-            [kept, extra, &added[overlap(extra, added)..]].concat()
+            let (extra, added) = (&there[before.len() - dropped_there..], &now[before.len() - dropped_here..]);
+            Some([kept, &after(extra, added)].concat())
         }
-        None => [now, &extra[overlap(now, extra)..]].concat(),
-    };
-    Some(merged)
+        (Some(dropped_there), None) => Some(after(now, &there[before.len() - dropped_there..])),
+        // Others have edited or removed some, or added so many that none is left; the caller only added some.
+        (None, Some(dropped_here)) => Some(after(there, &now[before.len() - dropped_here..])),
+        // Others have added so many that none is left of those that the caller edited.
+        (None, None) if there.iter().all(|message| !before.contains(message)) => Some(after(now, there)),
+        (None, None) => None,
+    }
 }
 
 /// How many elements at the end of one list are at the beginning of the other.

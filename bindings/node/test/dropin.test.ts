@@ -355,6 +355,39 @@ describe('objects that were handed over', () => {
     }
   });
 
+  it('keep messages of which others added so many that none of those before is left', async () => {
+    const service = await started();
+    const changes: Record<string, [(talk: ConversationState) => void, string[]]> = {
+      'adds one': [(talk) => talk.recentMessages.push(message(99)), ['message 99']],
+      'adds one that is there': [(talk) => talk.recentMessages.push(message(69)), []],
+      'edits one': [(talk) => void (talk.recentMessages[1] = message(99)), []],
+      'clears': [(talk) => void (talk.recentMessages = []), []],
+    };
+    for (const [name, [change, added]] of Object.entries(changes)) {
+      const talk = conversation(name, 3);
+      service.updateConversation(talk);
+      for (let number = 10; number < 70; number += 1) {
+        service.appendMessage(name, message(number));
+      }
+      change(talk);
+      await service.saveState();
+      const there = stored(service).conversations.find(({ id }) => id === name)!;
+      const all = [...Array.from({ length: 60 }, (_, index) => `message ${index + 10}`), ...added];
+      expect(there.recentMessages.map(({ content }) => content), name).toEqual(all.slice(-50));
+    }
+  });
+
+  it('leave alone messages that others have edited or removed where the caller only adds some', async () => {
+    const service = await started();
+    const talk = conversation('C-1', 3);
+    service.updateConversation(talk);
+    const sql = `UPDATE messages SET content = 'edited' WHERE content = 'message 1'; DELETE FROM messages WHERE content = 'message 2'`;
+    execFileSync('sqlite3', [join(service.getStateDir(), 'state.db'), sql]);
+    talk.recentMessages.push(message(9));
+    await service.saveState();
+    expect(stored(service).conversations[0]!.recentMessages.map(({ content }) => content)).toEqual(['message 0', 'edited', 'message 9']);
+  });
+
   it('may be anything', async () => {
     const service = await started();
     const good = task('good');
