@@ -207,6 +207,10 @@ export class LiveObjects {
     for (const objectsOf of [this.#given, this.#shown]) {
       for (const kind of KINDS) {
         for (const [id, seen] of objectsOf[kind]) {
+          // The maps may have been replaced during a yield: an object that was replaced or removed since does not count.
+          if (this.#given[kind].get(id) !== seen && this.#shown[kind].get(id) !== seen) {
+            continue;
+          }
           const now = textOf(seen.object);
           objects += 1;
           if (now === undefined) {

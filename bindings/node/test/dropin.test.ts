@@ -388,6 +388,19 @@ describe('objects that were handed over', () => {
     expect(stored(service).conversations[0]!.recentMessages.map(({ content }) => content)).toEqual(['message 0', 'edited', 'message 9']);
   });
 
+  it('that were replaced while objects were looked at do not overwrite what replaced them', async () => {
+    const service = await started();
+    const given = Array.from({ length: 700 }, (_, number) => task(`T-${number}`));
+    given.forEach((each) => service.updateTask(each));
+    const replaced = given[650]!;
+    const saving = service.saveState();
+    service.getState();
+    replaced.status = 'blocked';
+    service.updateTask({ ...replaced, status: 'completed' });
+    await saving;
+    expect(storedTask(service, 'T-650')?.status).toBe('completed');
+  });
+
   it('may be anything', async () => {
     const service = await started();
     const good = task('good');
