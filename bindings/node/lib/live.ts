@@ -240,7 +240,10 @@ export class LiveObjects {
     const written: [Kind, string, Seen, string][] = [];
     for (const each of found) {
       const [kind, id, seen, now] = each;
-      if (kind !== 'selfImprovement' && keyOf(kind, seen.object, now) !== id) {
+      const key = kind === 'selfImprovement' ? id : keyOf(kind, seen.object, now);
+      if (key === undefined) {
+        refuse(seen, now, `the ${kind} ${id} has lost its ${kind === 'agent' ? 'sessionName' : 'id'}`);
+      } else if (key !== id) {
         // It has become another entity; this one stays as it is.
         this.#given[kind].delete(id);
         this.#shown[kind].delete(id);

@@ -12,6 +12,7 @@ import {
   STATE_PATHS,
   StatePersistenceError,
   StatePersistenceService,
+  type AgentState,
   type ConversationState,
   type OrchestratorState,
   type SelfImprovementState,
@@ -399,6 +400,24 @@ describe('objects that were handed over', () => {
     service.updateTask({ ...replaced, status: 'completed' });
     await saving;
     expect(storedTask(service, 'T-650')?.status).toBe('completed');
+  });
+
+  it('that have lost their id for a while are saved again once they have it', async () => {
+    const service = await started();
+    const [given, worker] = [task('T-1') as Partial<TaskState>, agent('dev-1') as Partial<AgentState>];
+    service.updateTask(given as TaskState);
+    service.updateAgent(worker as AgentState);
+    delete given.id;
+    delete worker.sessionName;
+    await service.saveState();
+    expect(warn.mock.calls).toEqual([
+      ['agentmux-state: a change is not saved, and the last good version stays: the task T-1 has lost its id'],
+      ['agentmux-state: a change is not saved, and the last good version stays: the agent dev-1 has lost its sessionName'],
+    ]);
+    Object.assign(given, { id: 'T-1', status: 'completed' });
+    Object.assign(worker, { sessionName: 'dev-1', status: 'busy' });
+    await service.saveState();
+    expect(stored(service)).toMatchObject({ tasks: [{ id: 'T-1', status: 'completed' }], agents: [{ sessionName: 'dev-1', status: 'busy' }] });
   });
 
   it('may be anything', async () => {
