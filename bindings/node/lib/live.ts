@@ -151,7 +151,15 @@ export class LiveObjects {
       }
       let seen = this.#shown[kind].get(id);
       if (!seen || !isStored(seen, text)) {
-        seen = { object: JSON.parse(text) as object, before: text, stored: text };
+        if (seen && !isAsLookedAt(seen)) {
+          // It has changes that could not be written yet.
+          if (!mine) {
+            given[kind].set(id, seen);
+          }
+          seen = undefined;
+        }
+        // Whoever has the object that was given out before goes on with that.
+        seen = { object: renewed(seen?.object, JSON.parse(text) as object), before: text, stored: text };
       }
       shown[kind].set(id, seen);
       return seen.object as never;
@@ -163,7 +171,7 @@ export class LiveObjects {
     const own = selfImprovement && { selfImprovement: entity('selfImprovement', '', JSON.stringify(selfImprovement)) };
     const state = { ...head, ...lists, ...own };
     [this.#given, this.#shown, this.#shownMode] = [given, shown, state.mode];
-    this.#state = refilled(this.#state, state);
+    this.#state = renewed(this.#state, state);
     return this.#state;
   }
 
@@ -395,17 +403,22 @@ function isSame(one: unknown, other: unknown): boolean {
   return keys.length === there(those).length && keys.every((key) => Object.hasOwn(those, key) && isSame(these[key], those[key]));
 }
 
-/** The state with new members; a new one where it cannot be changed. */
-function refilled(state: OrchestratorState | undefined, members: OrchestratorState): OrchestratorState {
-  if (!state) {
+/** Whether an object is as it was when it was looked at last. */
+function isAsLookedAt(seen: Seen): boolean {
+  return seen.refused === undefined && textOf(seen.object) === seen.before;
+}
+
+/** An object with new members in the place of its own; one with those where it cannot be changed. */
+function renewed<T extends object>(object: T | undefined, members: T): T {
+  if (!object) {
     return members;
   }
   try {
-    for (const key of Object.keys(state)) {
-      delete (state as unknown as Record<string, unknown>)[key];
+    for (const key of Object.keys(object)) {
+      delete (object as Record<string, unknown>)[key];
     }
     // Not by assignment: a document may have a member `__proto__`.
-    return Object.defineProperties(state, Object.getOwnPropertyDescriptors(members));
+    return Object.defineProperties(object, Object.getOwnPropertyDescriptors(members));
   } catch {
     return members;
   }

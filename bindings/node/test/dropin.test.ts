@@ -420,6 +420,29 @@ describe('objects that were handed over', () => {
     expect(stored(service)).toMatchObject({ tasks: [{ id: 'T-1', status: 'completed' }], agents: [{ sessionName: 'dev-1', status: 'busy' }] });
   });
 
+  it('of the state stay the state where others have changed them meanwhile', async () => {
+    const directory = base();
+    const before = await started(directory);
+    before.updateConversation(conversation('C-1', 2));
+    before.updateTask(task('T-1'));
+    await before.prepareForShutdown();
+
+    const service = await started(directory);
+    const { conversations, tasks } = service.getState()!;
+    const [talk, work] = [conversations[0]!, tasks[0]!];
+    service.appendMessage('C-1', message(5));
+    execFileSync('sqlite3', [join(service.getStateDir(), 'state.db'), `UPDATE tasks SET title = 'By hand' WHERE id = 'T-1'`]);
+    expect(service.getState()?.conversations[0]?.recentMessages).toHaveLength(3);
+    expect(service.getState()?.tasks[0]?.title).toBe('By hand');
+    talk.currentTopic = 'news';
+    work.status = 'completed';
+    await service.saveState();
+    expect(stored(service)).toMatchObject({
+      conversations: [{ currentTopic: 'news', recentMessages: [message(0), message(1), message(5)] }],
+      tasks: [{ status: 'completed', title: 'By hand' }],
+    });
+  });
+
   it('may be anything', async () => {
     const service = await started();
     const good = task('good');
