@@ -302,6 +302,31 @@ fn shutdown_records_a_checkpoint_and_frees_the_directory() -> TestResult {
 }
 
 #[test]
+fn after_a_shutdown_the_database_is_one_file_that_may_be_copied() -> TestResult {
+    let base = Base::new()?;
+    let (service, copied) = (base.service(), base.file("copy.db"));
+    for restart in 0..3 {
+        service.initialize()?;
+        service.update_task(&task(&format!("T-{restart}"), TaskStatus::Pending))?;
+        assert_eq!(service.state()?.tasks.len(), restart + 1);
+        service.prepare_for_shutdown()?;
+        assert!(!base.file("state.db-wal").exists(), "nothing is left beside it");
+        // Other code of this process opens the file and closes it.
+        std::fs::copy(base.file("state.db"), &copied)?;
+        let copy = rusqlite::Connection::open(&copied)?;
+        let count: usize = copy.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0))?;
+        assert_eq!(count, restart + 1, "the copy is complete");
+        assert_eq!(service.state()?.tasks.len(), restart + 1, "it can still be read");
+        std::fs::copy(base.file("state.db"), &copied)?;
+    }
+    let next = base.service();
+    next.initialize()?;
+    next.update_task(&task("T-3", TaskStatus::Pending))?;
+    assert_eq!((next.state()?.tasks.len(), service.state()?.tasks.len()), (4, 4));
+    Ok(())
+}
+
+#[test]
 fn two_restarts_without_adding_anything_lose_nothing() -> TestResult {
     let base = Base::new()?;
     let first = base.service();

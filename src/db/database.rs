@@ -32,7 +32,10 @@ use tempfile::NamedTempFile;
 /// and exclusively, for a moment, by a writer that starts the WAL over; neither waits for the other for long.
 pub(crate) struct Database {
     path: PathBuf,
-    readers: Pool<SqliteConnectionManager>,
+    /// `None` once it is no longer written: each read then opens a connection of its own. A connection that stayed open would keep
+    /// the WAL beside a database that counts as closed, and SQLite's notes of locks that are gone once other code in this
+    /// process reads the file, as for a copy.
+    readers: RwLock<Option<Pool<SqliteConnectionManager>>>,
     max_readers: u32,
     write_timeout: Duration,
     /// After the readers, so that it is closed last: a writing connection that closes last tidies the WAL away.
@@ -204,7 +207,7 @@ impl Database {
         }
         Ok(Self {
             path: path.to_path_buf(),
-            readers,
+            readers: RwLock::new(Some(readers)),
             max_readers,
             write_timeout: BUSY_TIMEOUT,
             writer: Mutex::new(writer),
@@ -240,10 +243,11 @@ impl Database {
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         // A connection that is opened now would read another file.
         self.place.database_is_there()?;
+        let Some(readers) = self.readers.read().clone() else { return self.read_apart(work) };
         // A reader that comes while the WAL is to be started over waits a moment, so that there is one without readers.
         let _gate = self.gate.try_read_for(GATE_PATIENCE);
         // r2d2 turns the failure to open a connection into a text; opening one directly tells the kind.
-        let mut conn = match self.readers.get_timeout(BUSY_TIMEOUT / 2) {
+        let mut conn = match readers.get_timeout(BUSY_TIMEOUT / 2) {
             Ok(conn) => conn,
             Err(error) => {
                 drop(open_existing(&self.path)?);
@@ -535,8 +539,10 @@ impl Database {
         };
     }
 
-    /// Closes the writing connection, after the write at hand. Every later write fails and says why.
+    /// Closes the writing connection, after the write at hand, and the readers that are idle. Every later write fails and says why.
     pub(crate) fn close_writer(&self, why: Closed) {
+        // Before the writer, so that it is closed last.
+        drop(self.readers.write().take());
         *self.writer.lock() = Writer::Closed(why);
     }
 

@@ -214,6 +214,20 @@ describe('the state', () => {
     expect((await service.initialize())?.tasks).toHaveLength(1);
     service.updateTask(task('T-2'));
   });
+
+  it('goes on with another start though this process has copied the database in between', async () => {
+    const service = await started();
+    service.updateTask(task('T-1'));
+    expect(service.getState()?.tasks).toHaveLength(1);
+    await service.prepareForShutdown();
+    const database = join(service.getStateDir(), 'state.db');
+    await copyFile(database, `${database}.copy`);
+    expect(service.getState()?.tasks).toHaveLength(1);
+    await copyFile(database, `${database}.copy`);
+    expect((await service.initialize())?.tasks).toHaveLength(1);
+    service.updateTask(task('T-2'));
+    expect(service.getState()?.tasks).toHaveLength(2);
+  });
 });
 
 describe('resume instructions', () => {
