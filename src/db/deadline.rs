@@ -55,6 +55,7 @@ fn wait(attempts: i32) -> bool {
     !waited_enough
 }
 
-const SHORT_PAUSES: u32 = 40;
+// Longer than a turn of another process, so that the write lock does not stay unused when that ends.
+const SHORT_PAUSES: u32 = 2000;
 const SHORT_PAUSE: Duration = Duration::from_micros(250);
 const PAUSE: Duration = Duration::from_millis(1);
