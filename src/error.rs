@@ -206,6 +206,21 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The database file has another name, a hard link. Each name has a WAL of its own, and one overwrites what was committed
+    /// through the other.
+    #[error(
+        "{} has {links} names (hard links), as `cp -al` makes them: writes through one name would overwrite what was committed \
+         through another. Nothing was changed. Stop every program that uses one of them, make the copy without hard links \
+         (`cp -a`), and move the linked one to another disk or remove its name",
+        path.display()
+    )]
+    HardLinked {
+        /// The file.
+        path: PathBuf,
+        /// How many names it has.
+        links: u64,
+    },
+
     /// The database, or a file that SQLite keeps beside it, was moved, replaced or deleted while it was open.
     #[error(
         "{} was moved, replaced or deleted while it was open: {detail}. Updates are refused, as they would be lost. Stop every \
@@ -518,6 +533,7 @@ impl Error {
             Self::NestedWrite { .. } => "NESTED_WRITE",
             Self::OwnFile { .. } => "OWN_FILE",
             Self::WouldOverwriteDatabase { .. } => "WOULD_OVERWRITE_DATABASE",
+            Self::HardLinked { .. } => "HARD_LINKED",
             Self::DatabaseMoved { .. } => "DATABASE_MOVED",
             Self::LockLost { .. } => "LOCK_LOST",
             Self::SharedMount { .. } => "SHARED_MOUNT",

@@ -104,7 +104,7 @@ fn no_export_or_report_overwrites_a_database_or_a_file_of_a_state_directory() ->
         elsewhere.join("theirs.db-shm"),
         closed,
         elsewhere.join("closed.db-journal"),
-        hard_link,
+        hard_link.clone(),
         link,
         folder_link.join("state.db"),
         elsewhere.join("../elsewhere/./folder/service.lock"),
@@ -140,6 +140,7 @@ fn no_export_or_report_overwrites_a_database_or_a_file_of_a_state_directory() ->
         assert_eq!(fs::symlink_metadata(target).map(|it| it.ino()).ok(), before, "{}", target.display());
     }
     // Nothing was closed on the way that a database needs: nobody else takes these for unused.
+    fs::remove_file(hard_link)?;
     service.update_task(&task("T-2", TaskStatus::Pending))?;
     service.save_state(CheckpointReason::UserRequest)?;
     live.execute_batch("INSERT INTO t VALUES (1)")?;
@@ -942,5 +943,31 @@ fn two_containers_that_are_both_process_1_are_two_processes() -> TestResult {
     let (mut opener, mut opener_says) = start_under(&container, "open", &base)?;
     assert_eq!(said(&mut opener_says).collect::<Vec<_>>(), ["1", "opened"]);
     assert!(opener.wait()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_database_with_two_names_is_not_written_through_either() -> TestResult {
+    let (base, copy) = (Base::new()?, Base::new()?);
+    import(&base.store()?, FIXTURE)?;
+    // A WAL that stays, as after a kill, is linked, too.
+    let killed = base.sql()?;
+    killed.execute_batch("PRAGMA wal_autocheckpoint = 0; UPDATE tasks SET title = 'before'")?;
+    fs::create_dir_all(copy.state_dir())?;
+    for file in ["state.db", "state.db-wal"] {
+        fs::hard_link(base.file(file), copy.file(file))?;
+    }
+    drop(killed);
+    for base in [&base, &copy] {
+        for message in [error(base, 1, &["checkpoint"]), base.store().err().expect("refused").to_string()] {
+            assert!(message.contains("2 names (hard links)"), "{message}");
+        }
+    }
+    // Once the copy is gone, all is well.
+    fs::remove_file(copy.file("state.db"))?;
+    base.store()?.update_task(&task("T-1", TaskStatus::Pending))?;
+    // The remains of a process that was killed while it made the database are no second name.
+    fs::hard_link(base.file("state.db"), base.file(".state-abc.tmp"))?;
+    base.store()?.update_task(&task("T-2", TaskStatus::Pending))?;
     Ok(())
 }

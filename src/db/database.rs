@@ -1,8 +1,10 @@
 use std::cell::RefCell;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::backup;
@@ -172,6 +174,7 @@ impl Database {
     /// Opens an existing database of ours, whatever its schema, to be replaced and for nothing else.
     pub(crate) fn open_to_replace(path: &Path) -> Result<Self> {
         let open = || {
+            require_one_name(path)?;
             drop(open_existing(path)?);
             let writer = connection::open_writer(path)?;
             migrations::require_ours(&writer, path)?;
@@ -777,6 +780,7 @@ fn open_writer<B: FnOnce() -> Result<()>>(
     if !exists(path)? {
         create(path)?;
     }
+    require_one_name(path)?;
     require_whole_wal(path)?;
     let mut conn = connection::open_writer(path)?;
     migrations::release().migrate(&mut conn, path, progress, before_upgrade)?;
@@ -784,6 +788,38 @@ fn open_writer<B: FnOnce() -> Result<()>>(
     // The first read takes the locks that the connection holds from then on.
     conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(conn)
+}
+
+/// Fails where the file of a database has another name, a hard link: SQLite keeps the WAL beside the name by which it opens the
+/// file, so that two names have two of them.
+fn require_one_name(path: &Path) -> Result<()> {
+    // A file system that cannot rename without replacing gives a new database its name by a link, which goes at once; FUSE may
+    // count it for a second.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match names(path)? {
+            0 | 1 => return Ok(()),
+            _ if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            links => return Err(Error::HardLinked { path: path.to_path_buf(), links }),
+        }
+    }
+}
+
+/// How many names a database file has, but for a temporary one that a process was killed before removing: nobody opens the file by
+/// that.
+fn names(path: &Path) -> Result<u64> {
+    let metadata = fs::symlink_metadata(path).map_err(Error::io("read", path))?;
+    if !metadata.is_file() || metadata.nlink() <= 1 {
+        return Ok(1);
+    }
+    let is_temporary = |entry: &fs::DirEntry| {
+        let is_same = |found: fs::Metadata| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino());
+        entry.file_name().to_string_lossy().starts_with(NEW_PREFIX) && entry.metadata().is_ok_and(is_same)
+    };
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let entries = fs::read_dir(directory).map_err(Error::io("read", directory))?.flatten();
+    Ok(metadata.nlink().saturating_sub(entries.into_iter().filter(is_temporary).count() as u64))
 }
 
 /// Fails where updates are lost that the WAL held. Only before this process opens the database: SQLite would take what is left for
