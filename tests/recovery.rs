@@ -725,3 +725,29 @@ fn the_report_is_short_and_the_whole_one_is_kept() -> TestResult {
     assert!(!whole["lost"].as_array().expect("a list").is_empty() && whole["recoveredAt"].is_string());
     Ok(())
 }
+
+#[test]
+fn a_database_that_another_process_has_open_is_not_recovered() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    base.sql()?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    let page: i64 = base.sql()?.query_row(
+        "SELECT rootpage - 1 FROM sqlite_schema WHERE name = 'messages' AND type = 'table'",
+        [],
+        |row| row.get(0),
+    )?;
+    // By another process: to close the file here would drop the locks of the store.
+    let damage = ["bs=4096", "count=1", "conv=notrunc", "if=/dev/urandom"];
+    let of = format!("of={}", base.file("state.db").display());
+    assert!(Command::new("dd").args(damage).args([of, format!("seek={page}")]).output()?.status.success());
+    store.update_task(&task("T-1", TaskStatus::Pending))?;
+    let message = program::error(&base, 1, &["recover"]);
+    assert!(message.contains(&format!("in use by process {}", std::process::id())), "{message}");
+    store.update_task(&task("T-2", TaskStatus::Pending))?;
+    drop(store);
+    assert!(command(&base, &["recover"]).output()?.status.success());
+    let store = base.store()?;
+    assert!(store.task("T-1")?.is_some() && store.task("T-2")?.is_some());
+    Ok(())
+}

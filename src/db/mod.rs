@@ -46,4 +46,4 @@ pub(crate) use schema::{broken_references, integrity_problem, schema_differences
 pub(crate) use shield::without_triggers;
 pub(crate) use table::{List, ListReader, Table, TableReader, insert_sql};
 pub use wal::WriteAheadLog;
-pub(crate) use wal::write_ahead_log;
+pub(crate) use wal::{opened_by_another, write_ahead_log};

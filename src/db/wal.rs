@@ -71,15 +71,42 @@ fn long_readers(shared_memory: &Path) -> BTreeSet<u32> {
     seen.into_iter().filter(|(_, looks)| *looks >= ENOUGH).map(|(pid, _)| pid).collect()
 }
 
+/// Returns another process that keeps a database open; on Linux only. Not one that looks into it for a moment, as `status` does.
+pub(crate) fn opened_by_another(database: &Path) -> Option<u32> {
+    const LOOKS: u32 = 4;
+    const BETWEEN: Duration = Duration::from_millis(25);
+    let mut seen = BTreeMap::<u32, u32>::new();
+    for look in 0..LOOKS {
+        if look > 0 {
+            thread::sleep(BETWEEN);
+        }
+        lockers(&beside(database, "-shm"), opener).into_iter().for_each(|pid| *seen.entry(pid).or_default() += 1);
+    }
+    // One look may miss a lock.
+    seen.into_iter().find(|(pid, looks)| *pid != std::process::id() && *looks > LOOKS / 2).map(|(pid, _)| pid)
+}
+
 /// Processes that read at this moment.
 fn readers(shared_memory: &Path) -> BTreeSet<u32> {
+    lockers(shared_memory, reader)
+}
+
+/// Processes that `of` finds in the lines of `/proc/locks` about a shared memory file.
+fn lockers(shared_memory: &Path, of: impl Fn(&str) -> Option<u32>) -> BTreeSet<u32> {
     let Ok(metadata) = fs::metadata(shared_memory) else { return BTreeSet::new() };
     let device = metadata.dev();
     let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
     let minor = device & 0xff | (device >> 12) & !0xff;
     let name = format!(" {major:02x}:{minor:02x}:{} ", metadata.ino());
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    locks.lines().filter(|line| line.contains(&name)).filter_map(reader).collect()
+    locks.lines().filter(|line| line.contains(&name)).filter_map(of).collect()
+}
+
+/// The process of a line of `/proc/locks` about a shared memory file, which it has open: SQLite keeps a lock on it as long as that is.
+fn opener(line: &str) -> Option<u32> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let [_, "POSIX", _, "READ", pid, ..] = words[..] else { return None };
+    pid.parse().ok()
 }
 
 /// The process of a line of `/proc/locks` about a shared memory file, where it reads the database. For instance

@@ -55,7 +55,7 @@ const SOURCE: &str = "recovery";
 /// ```
 ///
 /// # Errors
-/// [`Error::NotDamaged`]; [`Error::NoDatabase`]; [`Error::InUse`] while a service runs; [`Error::Corrupt`] where nothing can be
+/// [`Error::NotDamaged`]; [`Error::NoDatabase`]; [`Error::InUse`] while a service runs or another process has the database open; [`Error::Corrupt`] where nothing can be
 /// read and there is no good backup; [`Error::Io`] where the disk fails to read, which is no damage;
 /// [`Error::SchemaTooNew`] and [`Error::NotAStateDatabase`] for what is not this release's. Nothing is changed then.
 pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<RecoveryReport> {
@@ -69,6 +69,10 @@ pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<Re
     directory::remove_temporary_files(&state_dir, &[db::NEW_PREFIX, WRITING_PREFIX])?;
     let now = options.clock.now();
     let path = state_dir.join(DATABASE_FILE);
+    if let Some(pid) = db::opened_by_another(&path) {
+        // What it commits after the copy below would be in neither the new database nor the report.
+        return Err(Error::InUse { path: state_dir, pid: Some(pid) });
+    }
     let (damaged, lost_frames) = find_damaged(&path, now)?;
     // From here on, nothing but a copy is read: where the disk fails, copying fails, while SQLite would report damage.
     let copy = Copy::of(&damaged, &state_dir)?;
