@@ -119,7 +119,7 @@ pub enum Error {
 
     /// An index or a column that somebody added to the database does not allow what was to be written.
     #[error(
-        "{} does not allow this change ({source}); nothing was changed. It was added to {} by somebody: change it there with sqlite3, or change the data",
+        "{} does not allow this ({source}); nothing was changed. It was added to {} by somebody: change it there with sqlite3, or change the data",
         objects.join(" or "),
         path.display()
     )]

@@ -639,3 +639,57 @@ fn a_value_that_cannot_be_read_is_found_by_verify_in_a_backup_of_any_version() -
     }
     Ok(())
 }
+
+#[test]
+fn a_database_from_a_dump_is_ours() -> TestResult {
+    let base = base_of(5)?;
+    let shell = |arguments: &[&std::ffi::OsStr]| Command::new("sqlite3").args(arguments).output();
+    let Ok(dump) = shell(&[base.file("state.db").as_ref(), ".dump".as_ref()]) else {
+        println!("SKIPPED: there is no sqlite3 shell");
+        return Ok(());
+    };
+    let old = Connection::open(base.file("state.db"))?;
+    let number = |pragma: &str| old.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+    let ids = format!(
+        "PRAGMA application_id = {}; PRAGMA user_version = {};",
+        number("application_id")?,
+        number("user_version")?
+    );
+    let read = Base::new()?;
+    fs::create_dir_all(read.state_dir())?;
+    fs::write(read.file("dump.sql"), [dump.stdout, ids.into_bytes()].concat())?;
+    let script = format!(".read '{}'", read.file("dump.sql").display());
+    assert!(shell(&[read.file("state.db").as_ref(), script.as_ref()])?.status.success());
+
+    let store = read.store()?;
+    assert!(store.check()?.problems.iter().all(|it| it.kind == "permissions"), "{:?}", store.check()?.problems);
+    let backup = store.create_backup("from a dump")?.id;
+    verify(&store, &backup)?;
+    store.restore_backup(&backup)?;
+    assert!(export(&store)? == export(&base.store()?)?);
+    Ok(())
+}
+
+#[test]
+fn an_index_on_a_table_of_ours_that_only_a_shell_can_make_is_named() -> TestResult {
+    let base = base_of(5)?;
+    let index = "CREATE INDEX my_index ON tasks (sha3(id))";
+    let made = Command::new("sqlite3").arg(base.file("state.db")).arg(index).status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: there is no sqlite3 shell with sha3");
+        return Ok(());
+    }
+    let store = base.store()?;
+    let problems = store.check()?.problems;
+    let named = problems.iter().find(|it| it.message.contains("the index \"my_index\" on tasks"));
+    assert_eq!(named.map(|it| it.kind), Some("schema"), "{problems:?}");
+    let refused = store.create_backup("refused").unwrap_err();
+    assert!(matches!(&refused, Error::OwnObject { path, .. } if path.ends_with("state.db")), "{refused}");
+    drop(store);
+    // Nothing is lost by it.
+    recover(base.state_dir(), &StoreOptions::default())?;
+    let store = base.store()?;
+    assert!(store.check()?.problems.iter().all(|it| it.kind == "permissions"), "{:?}", store.check()?.problems);
+    store.create_backup("made")?;
+    Ok(())
+}

@@ -124,6 +124,9 @@ fn make(
         // What is wrong with a copy was wrong with its source.
         Error::Corrupt { detail, .. } => Error::Corrupt { path: source.clone(), detail },
         Error::SchemaChanged { differences, .. } => Error::SchemaChanged { path: source.clone(), differences },
+        Error::OwnObject { objects, source: reason, .. } => {
+            Error::OwnObject { path: source.clone(), objects, source: reason }
+        }
         Error::HistoryDamaged { problem, .. } => Error::HistoryDamaged { path: source.clone(), problem },
         other => other,
     })?;

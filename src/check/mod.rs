@@ -154,8 +154,11 @@ impl StateStore {
     /// then; that the disk fails is an error.
     fn check_content(&self, conn: &Connection, budget: &Budget, findings: &mut Findings) -> Result<()> {
         type Part<'p> = &'p dyn Fn(&mut Findings) -> Result<()>;
-        for problem in integrity(conn, budget, None)? {
-            findings.problem("integrity", problem);
+        match integrity(conn, budget, None) {
+            Ok(problems) => problems.into_iter().for_each(|problem| findings.problem("integrity", problem)),
+            // The rest can be checked all the same.
+            Err(error @ Error::OwnObject { .. }) => findings.problem("schema", error.to_string()),
+            Err(error) => return Err(error),
         }
         let foreign_keys = |findings: &mut Findings| foreign_keys(conn, findings);
         let rows = |findings: &mut Findings| {

@@ -31,6 +31,12 @@ pub(super) struct SchemaEntry {
 }
 
 impl SchemaEntry {
+    /// Whether this is made by the same SQL. The shell's `.dump` adds a newline to some, or takes one away.
+    fn is_same_as(&self, other: &Self) -> bool {
+        (&self.kind, &self.name, &self.table, self.sql.trim_end())
+            == (&other.kind, &other.name, &other.table, other.sql.trim_end())
+    }
+
     fn is_virtual_table(&self) -> bool {
         self.kind == "table" && starts_with(&self.sql, "CREATE VIRTUAL TABLE")
     }
@@ -112,7 +118,7 @@ impl OwnObjects {
                 Some(ours) => {
                     found.insert((ours.kind.as_str(), ours.name.as_str()));
                     match added_columns(&entry.sql, &ours.sql) {
-                        _ if entry == *ours => {}
+                        _ if entry.is_same_as(ours) => {}
                         Some(added) if entry.kind == "table" => {
                             own.columns.extend(added.into_iter().map(|(name, definition)| AddedColumn {
                                 table: ours.name.clone(),
@@ -206,7 +212,7 @@ pub(super) fn foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>> {
 /// something else.
 fn added_columns(found: &str, ours: &str) -> Option<Vec<(String, String)>> {
     let (found, ours) = (Parts::of(found)?, Parts::of(ours)?);
-    if found.before != ours.before || found.after != ours.after {
+    if found.before != ours.before || found.after.trim_end() != ours.after.trim_end() {
         return None;
     }
     let mut ours = ours.items.into_iter().peekable();
@@ -886,13 +892,27 @@ pub(super) fn integrity_problem(conn: &Connection, schema: &ReleasedSchema) -> R
     }
     let tables = schema.entries.iter().filter(|entry| entry.kind == "table").map(|entry| entry.name.as_str());
     for table in tables.chain(["sqlite_schema"]) {
-        let verdict = verdict(&format!("PRAGMA integrity_check({})", quoted(table)))?;
-        if verdict != "ok" {
-            return Ok(Some(verdict));
+        match verdict(&format!("PRAGMA integrity_check({})", quoted(table))) {
+            Ok(verdict) if verdict == "ok" => {}
+            // It is on this table of ours, which so cannot be checked.
+            Err(error) if is_missing_function(&error) => return Err(uncheckable(conn, schema, table, error)?),
+            verdict => return Ok(Some(verdict?)),
         }
     }
     tracing::info!(verdict = whole, "something that somebody added to the database is not as it should be");
     Ok(None)
+}
+
+/// Names what somebody added to a table of ours, where it makes that SQLite cannot check the table.
+fn uncheckable(conn: &Connection, schema: &ReleasedSchema, table: &str, source: rusqlite::Error) -> Result<Error> {
+    let own = OwnObjects::find(conn, schema)?;
+    let is_here = |it: &str| it.eq_ignore_ascii_case(table);
+    let indexes = own.of_kind("index").filter(|it| is_here(&it.table));
+    let indexes = indexes.map(|it| format!("the index {:?} on {table}", it.name));
+    let columns = own.columns.iter().filter(|it| is_here(&it.table));
+    let objects: Vec<_> = indexes.chain(columns.map(|it| format!("the column {:?} of {table}", it.name))).collect();
+    let path = PathBuf::from(conn.path().unwrap_or_default());
+    Ok(if objects.is_empty() { source.into() } else { Error::OwnObject { path, objects, source } })
 }
 
 /// What names a row for people and for other tables: the columns of a unique constraint, or the primary key.

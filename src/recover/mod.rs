@@ -151,6 +151,7 @@ fn require_damaged(
             Error::Corrupt { .. }
             | Error::InvalidRow { .. }
             | Error::SchemaChanged { .. }
+            | Error::OwnObject { .. }
             | Error::HistoryDamaged { .. }
             | Error::NotAStateDatabase { found: ForeignFile::Empty | ForeignFile::NotSqlite, .. },
         ) => Ok(lost_frames),
