@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use agentmux_state::{
     AgentState, Clock, Error, ProgressCallback, ProjectState, Retention, RunOutcome, ServiceOptions, Stage,
-    StatePersistenceService, StateStore, StoreOptions, TaskStatus,
+    StatePersistenceService, StateStore, StoreOptions, TaskStatus, verify_backups,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use common::program::run;
@@ -757,5 +757,27 @@ fn who_asks_is_told_the_progress() -> TestResult {
         assert_eq!(Some(last.done), last.total, "{last:?}");
     }
     assert!(seen.iter().filter(|progress| progress.stage == Stage::Importing).count() >= 4);
+    Ok(())
+}
+
+#[test]
+fn a_backup_that_somebody_removes_meanwhile_is_no_bad_one() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let (first, second) = (store.create_backup("first")?, store.create_backup("second")?);
+    let gone = first.path.clone();
+    let prune = ProgressCallback::new(move |_| {
+        let _ = fs::remove_file(&gone);
+    });
+    let verdicts = verify_backups(base.state_dir(), None, &prune)?;
+    let found: Vec<_> = verdicts.iter().map(|it| (it.id.as_str(), it.ok)).collect();
+    assert_eq!(found, [(second.id.as_str(), true)]);
+    // Asked for by its name, it is not found.
+    let gone = second.path.clone();
+    let prune = ProgressCallback::new(move |_| {
+        let _ = fs::remove_file(&gone);
+    });
+    let missing = verify_backups(base.state_dir(), Some(&second.id), &prune);
+    assert!(matches!(missing, Err(Error::NotFound { kind: "backup", .. })), "{missing:?}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Whether a backup can be trusted.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
@@ -73,12 +73,24 @@ pub fn verify_backups(
     };
     let total = backups.len() as u64;
     let mut verdicts = Vec::new();
-    for backup in &backups {
-        progress.report(Stage::Verifying, verdicts.len() as u64, Some(total));
-        verdicts.push(verify(backup));
+    for (done, backup) in (0..total).zip(&backups) {
+        progress.report(Stage::Verifying, done, Some(total));
+        let verdict = verify(backup);
+        // One that somebody has removed meanwhile, as `prune` does beside this, is no bad one.
+        match id {
+            Some(id) if !verdict.ok && is_gone(backup) => {
+                return Err(Error::NotFound { kind: "backup", id: id.to_owned() });
+            }
+            None if !verdict.ok && is_gone(backup) => {}
+            _ => verdicts.push(verdict),
+        }
     }
     progress.report(Stage::Verifying, total, Some(total));
     Ok(verdicts)
+}
+
+fn is_gone(backup: &Backup) -> bool {
+    fs::symlink_metadata(&backup.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 pub(super) fn verify(backup: &Backup) -> BackupVerdict {

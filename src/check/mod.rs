@@ -264,8 +264,10 @@ impl StateStore {
             findings.note("backup", "there is no backup".into());
         }
         for backup in &backups {
-            let Some(verdict) = self.verify_backups(Some(&backup.id))?.into_iter().find(|verdict| !verdict.ok) else {
-                break;
+            let verdicts = match self.verify_backups(Some(&backup.id)) {
+                // Somebody has removed it meanwhile.
+                Err(Error::NotFound { .. }) => continue,
+                verdicts => verdicts?,
             };
             let message = format!("backup {} cannot be trusted: {}", verdict.id, verdict.problems.join("; "));
             if backup.label != SAFETY_LABEL {
