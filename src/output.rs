@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::db::{FileId, SET_ASIDE_PREFIX, beside, is_locked_here, is_open_file};
+use crate::db::{FileId, LEFT_OUT_PREFIX, SET_ASIDE_PREFIX, WRITERS_FILE, beside, is_locked_here, is_open_file};
 use crate::directory::{self, BACKUP_DIRECTORY, DATABASE_FILE, EARLY_EXPORT_FILE, EXPORT_FILE, is_link, replace_file};
 use crate::error::{Error, Result};
 use crate::lock::LOCK_FILE;
@@ -91,14 +91,15 @@ fn is_of_state_directory(target: &Path) -> bool {
     let is_database_name = |name: &str| {
         name.strip_prefix(DATABASE_FILE).is_some_and(|suffix| suffix.is_empty() || BESIDE.contains(&suffix))
     };
-    if is_database_name(&name) || name == LOCK_FILE {
+    if is_database_name(&name) || name == LOCK_FILE || name == WRITERS_FILE {
         return true;
     }
-    if is_state_directory(directory) && (name == EXPORT_FILE || name == EARLY_EXPORT_FILE) {
+    let is_of_ours = name == EXPORT_FILE || name == EARLY_EXPORT_FILE || name.starts_with(LEFT_OUT_PREFIX);
+    if is_of_ours && is_state_directory(directory) {
         return true;
     }
     // Some file systems take names in any case: then it is the file that tells.
-    let protected = [DATABASE_FILE, "state.db-wal", "state.db-shm", "state.db-journal", LOCK_FILE];
+    let protected = [DATABASE_FILE, "state.db-wal", "state.db-shm", "state.db-journal", LOCK_FILE, WRITERS_FILE];
     let exports = [EXPORT_FILE, EARLY_EXPORT_FILE];
     let found = FileId::at(target).ok().flatten();
     let is_same = |name: &&str| found.is_some() && FileId::at(&directory.join(name)).ok().flatten() == found;

@@ -117,7 +117,8 @@ fn no_export_or_report_overwrites_a_database_or_a_file_of_a_state_directory() ->
         other.file("current-state.json"),
         base.file("backups/report.html"),
     ];
-    for file in ["state.db", "state.db-wal", "state.db-shm", "state.db-journal", "service.lock"] {
+    let own = ["own-objects-1795532466539.sql", "writers.lock", "service.lock"];
+    for file in own.into_iter().chain(["state.db", "state.db-wal", "state.db-shm", "state.db-journal"]) {
         targets.extend([base.file(file), other.file(file)]);
     }
     let before: Vec<_> = targets.iter().map(|path| fs::symlink_metadata(path).map(|it| it.ino()).ok()).collect();

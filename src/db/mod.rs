@@ -45,5 +45,6 @@ pub(crate) use place::{FileId, is_locked_here, is_open_file};
 pub(crate) use schema::{broken_references, integrity_problem, schema_differences};
 pub(crate) use shield::without_triggers;
 pub(crate) use table::{List, ListReader, Table, TableReader, insert_sql};
+pub(crate) use turns::FILE as WRITERS_FILE;
 pub use wal::WriteAheadLog;
 pub(crate) use wal::{opened_by_another, write_ahead_log};
