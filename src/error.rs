@@ -625,6 +625,14 @@ impl Error {
             _ => Self::Io { action, path, source },
         }
     }
+
+    /// Names the file that was written to: a writer does not know it.
+    pub(crate) fn written_to(self, path: &Path) -> Self {
+        match self {
+            Self::Stream { source, .. } => Self::io("write", path)(source),
+            other => other,
+        }
+    }
 }
 
 impl From<rusqlite::Error> for Error {

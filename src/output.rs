@@ -31,6 +31,7 @@ pub fn write_private_file(path: &Path, content: &[u8]) -> Result<()> {
 
 /// Writes a file as [`write_private_file`] does; its size, 0 for what is no file.
 pub(crate) fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
+    let write = |out: &mut dyn Write| write(out).map_err(|error| error.written_to(path));
     match fs::metadata(path) {
         Ok(found) if found.file_type().is_block_device() => {
             Err(Error::io("write", path)(io::Error::other("it is a block device")))

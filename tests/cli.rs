@@ -43,6 +43,7 @@ fn import_and_export_give_the_same_bytes() -> TestResult {
     assert!(std::fs::read_to_string(base.file("current-state.json"))? == FIXTURE);
 
     let other = Base::new()?;
+    assert!(error(&base, 1, &["export", "/dev/full"]).contains("no room left on the disk for /dev/full"));
     assert_eq!(with_stdin(&other, &["import", "-"], FIXTURE.as_bytes())?.status.code(), Some(0));
     assert!(text(run(&other, 0, &["export", "-"])) == FIXTURE);
     Ok(())

@@ -200,7 +200,9 @@ impl StateStore {
         self.keep_foreign_file(&path, last.as_ref().map(|(fingerprint, _)| fingerprint.as_str()))?;
         let (metadata, checkpoint_id) = self.read(|conn| {
             let progress = &self.options().progress;
-            let metadata = replace_file(&path, |out| export(conn, self.now(), progress, out))?;
+            let metadata = replace_file(&path, |out| {
+                export(conn, self.now(), progress, out).map_err(|error| error.written_to(&path))
+            })?;
             Ok((metadata, checkpoint::last_id(conn)?))
         })?;
         self.database()
