@@ -972,3 +972,31 @@ fn a_database_with_two_names_is_not_written_through_either() -> TestResult {
     base.store()?.update_task(&task("T-2", TaskStatus::Pending))?;
     Ok(())
 }
+
+#[test]
+fn what_stands_in_place_of_the_export_is_kept_and_no_matter_of_the_state() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    import(&store, FIXTURE)?;
+    store.refresh_export()?;
+    let copies = || base.backups().map(|all| all.iter().filter(|name| name.ends_with("-changed-export.json")).count());
+    // A link to the database: it is neither opened, which would drop the locks on it, nor copied.
+    let export = base.file("current-state.json");
+    fs::remove_file(&export)?;
+    symlink("state.db", &export)?;
+    assert!(store.check()?.ok);
+    store.refresh_export()?;
+    fs::remove_file(&export)?;
+    fs::hard_link(base.file("state.db"), &export)?;
+    store.refresh_export()?;
+    assert_eq!(copies()?, 0);
+    assert!(fs::symlink_metadata(&export)?.is_file() && fs::read_to_string(&export)?.starts_with('{'));
+    // Another file is copied, and need not be a state.
+    fs::write(&export, "mine")?;
+    store.refresh_export()?;
+    assert_eq!(copies()?, 1);
+    let report = store.check()?;
+    assert!(report.ok, "{:?}", report.problems);
+    assert!(report.notes.iter().any(|it| it.kind == "backup" && it.message.contains("changed-export")));
+    Ok(())
+}

@@ -12,6 +12,7 @@ use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use crate::backup;
+use crate::db::{FileId, is_open_file};
 use crate::directory::{self, EXPORT_FILE, WRITING_PREFIX, replace_file};
 use crate::error::{Error, Result};
 use crate::json;
@@ -222,7 +223,12 @@ impl StateStore {
         if last == Some(&fingerprint(&metadata)) {
             return Ok(());
         }
-        let label = if last.is_none() { "before-first-export" } else { "changed-export" };
+        // A link to our database, which keeps its own name: to open and close it here would drop this process's locks on it.
+        if is_open_file(FileId::of(&metadata)) {
+            return Ok(());
+        }
+        let [first, changed] = KEPT_EXPORT_LABELS;
+        let label = if last.is_none() { first } else { changed };
         let folder = backup::Folder::change(self.state_dir())?;
         let copy = folder.path().join(format!("{}.json", folder.unused_id(label, self.now())));
         let mut file = directory::open_file(path).map_err(Error::io("read", path))?;
@@ -233,6 +239,9 @@ impl StateStore {
 }
 
 /// Tells one version of a file from another: its size and the time of its last change.
+/// What the copy of a file is called that somebody else wrote, and that an export replaced.
+pub(crate) const KEPT_EXPORT_LABELS: [&str; 2] = ["before-first-export", "changed-export"];
+
 fn fingerprint(metadata: &fs::Metadata) -> String {
     format!("{} bytes, {}.{:09}", metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }

@@ -17,7 +17,7 @@ mod value;
 mod version;
 
 pub use export::ExportedFile;
-pub(crate) use export::export;
+pub(crate) use export::{KEPT_EXPORT_LABELS, export};
 pub use import::{ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning};
 pub(crate) use import::{checkpointed_at, import};
 pub(crate) use typescript::typescript_file;
