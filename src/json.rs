@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -31,6 +32,16 @@ pub fn to_json(value: &impl Serialize) -> serde_json::Result<String> {
     let mut text = Vec::with_capacity(1024);
     write_pretty(&mut text, value)?;
     String::from_utf8(text).map_err(serde::ser::Error::custom)
+}
+
+/// Serializes a path as text: what in it is no UTF-8, which JSON cannot hold, becomes U+FFFD.
+pub(crate) fn path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+/// As [`path`], where there may be none.
+pub(crate) fn optional_path<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
 }
 
 /// Writes the text with two spaces of indentation and no newline at the end.

@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -41,9 +43,9 @@ fn import_and_export_give_the_same_bytes() -> TestResult {
     assert!(std::fs::read_to_string(&file)? == FIXTURE);
     run(&base, 0, &["export"]);
     assert!(std::fs::read_to_string(base.file("current-state.json"))? == FIXTURE);
+    assert!(error(&base, 1, &["export", "/dev/full"]).contains("no room left on the disk for /dev/full"));
 
     let other = Base::new()?;
-    assert!(error(&base, 1, &["export", "/dev/full"]).contains("no room left on the disk for /dev/full"));
     assert_eq!(with_stdin(&other, &["import", "-"], FIXTURE.as_bytes())?.status.code(), Some(0));
     assert!(text(run(&other, 0, &["export", "-"])) == FIXTURE);
     Ok(())
@@ -386,5 +388,47 @@ fn help_teaches_and_a_wrong_usage_is_told() -> TestResult {
     let script = format!("'{program}' --state-dir '{}' export - | head -c 10", base.state_dir().display());
     let output = Command::new("bash").args(["-o", "pipefail", "-c", &script]).output()?;
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn directories_and_arguments_that_are_no_utf_8_do() -> TestResult {
+    let base = Base::new()?;
+    let directory = base.path().join(OsStr::from_bytes(b"st\xffate"));
+    let shown = directory.to_string_lossy().into_owned();
+    let json = |arguments: &[&OsStr]| -> std::io::Result<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentmux-state"));
+        let output = command.arg("--state-dir").arg(&directory).arg("--json").args(arguments).output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{arguments:?}: {errors}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let of = |arguments: &[&'static str]| json(&arguments.iter().map(OsStr::new).collect::<Vec<_>>());
+    of(&["import", FIXTURE_PATH])?;
+    assert_eq!(of(&["status"])?["stateDir"], shown);
+    let backup = of(&["backup", "create"])?;
+    assert!(backup["path"].as_str().expect("a path").starts_with(&shown));
+    assert_eq!(of(&["backup", "list"])?, json!([backup]));
+    assert_eq!(of(&["export"])?["path"], format!("{shown}/current-state.json"));
+    let file = base.path().join(OsStr::from_bytes(b"\xff.json"));
+    let exported = json(&["export".as_ref(), file.as_os_str()])?;
+    assert_eq!((&exported["path"], file.exists()), (&file.to_string_lossy().into_owned().into(), true));
+    std::fs::write(directory.join("state.db"), "damaged")?;
+    for log in ["state.db-wal", "state.db-shm"] {
+        let _ = std::fs::remove_file(directory.join(log));
+    }
+    assert!(of(&["recover"])?["setAsideAs"].as_str().expect("a path").starts_with(&shown));
+
+    // What a shell asks to complete a line in which something is no text.
+    let complete = |words: &[&[u8]]| -> std::io::Result<Output> {
+        let words = words.iter().map(|word| OsStr::from_bytes(word));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentmux-state"));
+        command.env("COMPLETE", "fish").env("AGENTMUX_STATE_DIR", &directory);
+        command.args(["--", "agentmux-state", "show", "task"]).args(words).output()
+    };
+    let none = complete(&[b"\xff"])?;
+    assert_eq!((none.status.code(), none.stdout, none.stderr), (Some(0), Vec::new(), Vec::new()));
+    let elsewhere = [b"--state-dir=".as_slice(), directory.as_os_str().as_bytes()].concat();
+    assert!(text(complete(&[&elsewhere, b"task-2"])?).contains("task-23"));
     Ok(())
 }

@@ -44,6 +44,7 @@ pub struct Backup {
     /// Its name; the label in it as far as a file name can hold it.
     pub id: BackupId,
     /// The file.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,

@@ -41,10 +41,10 @@ pub struct RestoreReport {
     /// The backup of the state as it was before; `None` where there was no database, or a damaged one.
     pub safety_backup: Option<String>,
     /// Where the files of a damaged database lie now, which are never deleted.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "crate::json::optional_path")]
     pub set_aside_as: Option<PathBuf>,
     /// The file with what somebody had added to the database and could not stay in it, as SQL; `None` where all of it stayed.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "crate::json::optional_path")]
     pub own_objects: Option<PathBuf>,
 }
 

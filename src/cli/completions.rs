@@ -1,5 +1,8 @@
 //! `completions`, and the ids that the shell completes.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use agentmux_state::{EntityKind, StateStore, default_state_dir, list_backups};
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
@@ -23,7 +26,7 @@ pub(super) fn run(shell: Shell) -> Outcome {
 
 /// Ids of what `show` shows, of the kind that the line names already.
 pub(super) fn entities() -> Vec<CompletionCandidate> {
-    let is_named = |name: &str| std::env::args().any(|argument| argument == name);
+    let is_named = |name: &str| std::env::args_os().any(|argument| argument == name);
     let kinds = [
         ("conversation", EntityKind::Conversation),
         ("task", EntityKind::Task),
@@ -53,7 +56,9 @@ pub(super) fn backups() -> Vec<CompletionCandidate> {
 
 /// Where nothing can be read, nothing is completed.
 fn ids(kind: EntityKind) -> Vec<CompletionCandidate> {
-    let prefix = std::env::args().next_back().filter(|last| !last.starts_with('-')).unwrap_or_default();
+    // What is no text is the beginning of no id.
+    let Some(last) = std::env::args_os().next_back().unwrap_or_default().into_string().ok() else { return Vec::new() };
+    let prefix = if last.starts_with('-') { String::new() } else { last };
     let store = state_dir().and_then(|state_dir| StateStore::open_read_only(state_dir).ok());
     let ids = store.and_then(|store| store.ids(kind, &prefix, MOST).ok());
     ids.into_iter().flatten().filter(|id| is_plain(id)).map(CompletionCandidate::new).collect()
@@ -67,7 +72,10 @@ fn is_plain(name: &str) -> bool {
 
 /// The state directory that the line names, or the usual one.
 fn state_dir() -> Option<std::path::PathBuf> {
-    let joined = std::env::args().find_map(|argument| Some(argument.strip_prefix("--state-dir=")?.to_owned().into()));
+    let joined = std::env::args_os().find_map(|argument| {
+        let directory = argument.as_bytes().strip_prefix(b"--state-dir=")?;
+        Some(OsStr::from_bytes(directory).to_owned())
+    });
     let mut arguments = std::env::args_os().skip_while(|argument| argument != "--state-dir").skip(1);
     let variable = || std::env::var_os("AGENTMUX_STATE_DIR").filter(|state_dir| !state_dir.is_empty());
     joined.or_else(|| arguments.next()).or_else(variable).map(Into::into).or_else(|| default_state_dir().ok())

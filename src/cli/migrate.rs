@@ -1,6 +1,5 @@
 //! `migrate`
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentmux_state::{Backup, DirectoryLock, Error, MigrationDryRun, MigrationStatus, StateStore};
@@ -15,7 +14,7 @@ struct Report {
     status: MigrationStatus,
     backup: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    own_objects: Option<PathBuf>,
+    own_objects: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<MigrationDryRun>,
 }
@@ -61,7 +60,7 @@ pub(super) fn run(context: &Context) -> Outcome {
     let took = start.elapsed();
     let backup = store.upgrade_backup();
     let id = backup.map(|backup| backup.id.clone());
-    let own_objects = store.upgrade_own_objects().map(Path::to_path_buf);
+    let own_objects = store.upgrade_own_objects().map(|file| file.to_string_lossy().into_owned());
     let status = StateStore::migration_status(&context.state_dir)?;
     let report = Report { status, backup: id, own_objects, dry_run: None };
     context.confirm(&report, || {
@@ -70,7 +69,7 @@ pub(super) fn run(context: &Context) -> Outcome {
             (_, Some(backup)) => upgraded(&report.status, backup, took),
             (_, None) => standing(&report.status),
         };
-        let left_out = report.own_objects.as_ref().map(|file| print::own_objects(file)).unwrap_or_default();
+        let left_out = report.own_objects.as_ref().map(|file| print::own_objects(file.as_ref())).unwrap_or_default();
         format!("{done}{left_out}\n{}", table(&report.status))
     });
     Ok(Ending::Complete)

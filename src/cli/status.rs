@@ -1,7 +1,7 @@
 //! `status`
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use agentmux_state::{
     Checkpoint, DirectoryLock, LockHolder, OrchestratorMode, Run, RunOutcome, StateStore, Timestamp, WriteAheadLog,
@@ -13,7 +13,7 @@ use super::{Context, Ending, Outcome, print};
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
-    state_dir: PathBuf,
+    state_dir: String,
     schema_version: u32,
     state_version: String,
     database_bytes: u64,
@@ -65,7 +65,7 @@ fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
     let holder = DirectoryLock::find_holder(store.state_dir())?;
     let counts = summary.counts;
     Ok(Status {
-        state_dir: store.state_dir().to_path_buf(),
+        state_dir: store.state_dir().to_string_lossy().into_owned(),
         schema_version: summary.schema_version,
         state_version: summary.state_version,
         database_bytes: summary.database_bytes,
@@ -130,7 +130,7 @@ fn for_people(status: &Status) -> String {
         false => format!(", log of {} held back by process {}", print::bytes(status.wal.bytes), pids.join(", ")),
     };
     let lines = [
-        ("State", status.state_dir.display().to_string()),
+        ("State", print::clean(&status.state_dir)),
         (
             "Database",
             format!(

@@ -127,6 +127,7 @@ pub(crate) fn export(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExportedFile {
     /// The file.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
@@ -238,10 +239,10 @@ impl StateStore {
     }
 }
 
-/// Tells one version of a file from another: its size and the time of its last change.
 /// What the copy of a file is called that somebody else wrote, and that an export replaced.
 pub(crate) const KEPT_EXPORT_LABELS: [&str; 2] = ["before-first-export", "changed-export"];
 
+/// Tells one version of a file from another: its size and the time of its last change.
 fn fingerprint(metadata: &fs::Metadata) -> String {
     format!("{} bytes, {}.{:09}", metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }

@@ -21,6 +21,7 @@ pub struct RecoveryReport {
     /// What was there and is not any more, and what may be missing.
     pub lost: Vec<RecoveryFinding>,
     /// The folder with the damaged files, and with this report as `recovery.json`, where no list is cut short.
+    #[serde(serialize_with = "crate::json::path")]
     pub set_aside_as: PathBuf,
 }
 
