@@ -413,6 +413,9 @@ fn directories_and_arguments_that_are_no_utf_8_do() -> TestResult {
     let file = base.path().join(OsStr::from_bytes(b"\xff.json"));
     let exported = json(&["export".as_ref(), file.as_os_str()])?;
     assert_eq!((&exported["path"], file.exists()), (&file.to_string_lossy().into_owned().into(), true));
+    let page = base.path().join(OsStr::from_bytes(b"\xff.html"));
+    let reported = json(&["report".as_ref(), page.as_os_str()])?;
+    assert_eq!(reported["path"], page.to_string_lossy().into_owned());
     std::fs::write(directory.join("state.db"), "damaged")?;
     for log in ["state.db-wal", "state.db-shm"] {
         let _ = std::fs::remove_file(directory.join(log));

@@ -1,5 +1,6 @@
 //! `report`: the state as one page that needs nothing else.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::path::Path;
@@ -24,7 +25,7 @@ const MOST_CHECKPOINTS: u32 = 2000;
 
 #[derive(Serialize)]
 struct Report<'p> {
-    path: &'p Path,
+    path: Cow<'p, str>,
     bytes: usize,
 }
 
@@ -32,7 +33,7 @@ pub(super) fn run(context: &Context, path: &Path) -> Outcome {
     let store = context.read()?;
     let page = Page::read(&store)?.html(super::now());
     write_private_file(path, page.as_bytes())?;
-    let report = Report { path, bytes: page.len() };
+    let report = Report { path: path.to_string_lossy(), bytes: page.len() };
     context.confirm(&report, || format!("Wrote {} ({}).\n", path.display(), print::bytes(report.bytes as u64)));
     Ok(Ending::Complete)
 }
