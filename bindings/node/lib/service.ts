@@ -1,5 +1,5 @@
 import { homedir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 
 import { NativeService as Native } from './binding.js';
 import {
@@ -71,7 +71,8 @@ export class StatePersistenceService {
   /**
    * A service on the state below a base directory. Touches nothing on disk.
    *
-   * @param baseDir The state lies in `.agentmux/state` below it; the home directory by default.
+   * @param baseDir The state lies in `.agentmux/state` below it; the home directory by default. A relative path counts from where
+   *   the process is now.
    * @param options How the service works.
    */
   constructor(baseDir?: string, options: StatePersistenceOptions = {}) {
@@ -80,7 +81,8 @@ export class StatePersistenceService {
     this.#stateDir = join(base, STATE_PATHS.STATE_DIR);
     this.#interval = native.checkpointIntervalMs;
     this.#messageLimit = native.messageLimit;
-    this.#service = new Native(base, native);
+    // The process may change its directory later.
+    this.#service = new Native(resolve(base), native);
   }
 
   /** The native part, at the present time of `Date`. */

@@ -1,5 +1,5 @@
 /** Processes that die, meet, end, and speak other languages. */
-import { readFile } from 'node:fs/promises';
+import { readFile, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
@@ -144,6 +144,25 @@ it('a service in a worker thread takes over, and its end leaves the process whol
   expect((await service.initialize())?.tasks).toHaveLength(1);
   service.updateTask(task('T-2'));
   await service.prepareForShutdown();
+});
+
+it('a relative base directory stays where it was though the process goes elsewhere', async () => {
+  const [directory, elsewhere] = [base(), base()];
+  const script = `${IMPORTS}
+    process.chdir(directory);
+    const service = new StatePersistenceService('relative');
+    process.chdir(more[0]);
+    await service.initialize();
+    service.updateTask(task('T-1', 'here'));
+    const id = await service.createBackup('x');
+    const listed = await service.listBackups();
+    const { ok } = await service.verifyBackup(id);
+    await service.prepareForShutdown();
+    say(JSON.stringify([listed.includes(id), ok, (await service.initialize()).tasks.length]));`;
+  const { lines, exit } = node(script, directory, elsewhere);
+  expect(JSON.parse(String((await lines.next()).value))).toEqual([true, true, 1]);
+  expect(await exit).toBe(0);
+  expect(await readdir(elsewhere)).toEqual([]);
 });
 
 it('a state written by the program is read by Node', async () => {
