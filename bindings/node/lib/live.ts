@@ -317,7 +317,7 @@ export class LiveObjects {
       update(native, kind, text);
       this.give(kind, object, text);
     } catch (error) {
-      if (!(error instanceof StatePersistenceError && error.code === 'INVALID_VALUE')) {
+      if (!(error instanceof StatePersistenceError && ['INVALID_VALUE', 'OWN_OBJECT'].includes(error.code))) {
         throw error;
       }
       this.#refused.set(object, text);

@@ -50,7 +50,7 @@ pub(crate) fn write(store: &StateStore, changes: &[LiveChange]) -> Result<Vec<St
     let mut written = match all {
         Ok(written) => written.into_iter().map(Ok).collect::<Vec<Result<bool>>>(),
         // One of them; the others are not to suffer from it.
-        Err(Error::InvalidValue { .. }) => {
+        Err(error) if is_of_one(&error) => {
             let each = |edit: &&Edit| match write_all(&[edit]) {
                 Ok(written) => Ok(written.first().copied().unwrap_or(false)),
                 Err(error) => Err(error),
@@ -66,11 +66,16 @@ pub(crate) fn write(store: &StateStore, changes: &[LiveChange]) -> Result<Vec<St
         outcomes.push(match outcome {
             Ok(true) => String::new(),
             Ok(false) => "gone".to_owned(),
-            Err(error @ Error::InvalidValue { .. }) => to_failure(&error),
+            Err(error) if is_of_one(&error) => to_failure(&error),
             Err(error) => return Err(error),
         });
     }
     Ok(outcomes)
+}
+
+/// Whether an error is about one entity, so that others can be written: its values, or an index of a person's that refuses them.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error, Error::InvalidValue { .. } | Error::OwnObject { .. })
 }
 
 impl Edit {

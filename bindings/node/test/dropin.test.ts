@@ -443,6 +443,26 @@ describe('objects that were handed over', () => {
     });
   });
 
+  it('that an index of somebody else refuses do not keep the others from being saved, nor a shutdown', async () => {
+    const service = await started();
+    const given = ['T-1', 'T-2', 'T-3'].map((id) => task(id));
+    given.forEach((each) => service.updateTask(each));
+    execFileSync('sqlite3', [join(service.getStateDir(), 'state.db'), 'CREATE UNIQUE INDEX titles ON tasks(title)']);
+    given[1]!.title = given[0]!.title;
+    given[2]!.status = 'completed';
+    service.getState()!.tasks.push(task('T-4', { title: given[0]!.title }));
+    await service.saveState();
+    await service.createBackup('x');
+    expect(stored(service).tasks).toEqual([task('T-1'), task('T-2'), task('T-3', { status: 'completed' })]);
+    expect(warn.mock.calls.flat()).toEqual([
+      expect.stringMatching(/^agentmux-state: a change is not saved, and the last good version stays: the index "titles" on tasks/),
+      expect.stringMatching(/^agentmux-state: an object in the state is not saved: the index "titles" on tasks does not allow this change/),
+    ]);
+    given[1]!.title = 'Another one';
+    await service.prepareForShutdown();
+    expect(storedTask(service, 'T-2')?.title).toBe('Another one');
+  });
+
   it('may be anything', async () => {
     const service = await started();
     const good = task('good');
