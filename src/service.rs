@@ -51,6 +51,9 @@ pub struct ServiceOptions {
     pub checkpoint_interval: Option<Duration>,
     /// How many messages of a conversation an update keeps: the newest. 50 by default.
     pub message_limit: usize,
+    /// How long a write waits for other writers, of this process and of others, in total; then it fails with [`Error::Busy`].
+    /// 60 seconds by default.
+    pub write_timeout: Duration,
     /// Start with no conversations, tasks, agents, projects and self-improvement. Those of the previous run are returned
     /// by [`initialize`](StatePersistenceService::initialize) and lie in a backup first. Off by default.
     pub start_empty: bool,
@@ -80,6 +83,7 @@ impl Default for ServiceOptions {
             base_dir: None,
             checkpoint_interval: Some(CHECKPOINT_INTERVAL),
             message_limit: MAX_PERSISTED_MESSAGES,
+            write_timeout: StoreOptions::default().write_timeout,
             start_empty: false,
             export: true,
             backup_interval: Some(BACKUP_INTERVAL),
@@ -633,6 +637,7 @@ impl ServiceOptions {
         StoreOptions {
             durability: self.durability,
             message_limit: self.message_limit,
+            write_timeout: self.write_timeout,
             limits: self.limits.clone(),
             shared_mounts: self.shared_mounts,
             clock: self.clock.clone(),

@@ -7,6 +7,11 @@ export interface StatePersistenceOptions {
   /** How many messages of a conversation an update keeps: the newest. {@link MAX_PERSISTED_MESSAGES} by default. */
   messageLimit?: number;
   /**
+   * How many milliseconds a write waits for other writers, such as a shell that leaves a transaction open; then it fails with `BUSY` and
+   * has changed nothing. An update waits in the event loop. 5,000 by default.
+   */
+  writeTimeoutMs?: number;
+  /**
    * Start with no conversations, tasks, agents, projects and self-improvement, as the TypeScript service did. Those of the
    * previous run are what `initialize` gives, and lie in a backup first. Off by default: the new run goes on from them.
    */

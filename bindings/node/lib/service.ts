@@ -529,11 +529,15 @@ export function resetStatePersistenceService(): void {
   service = undefined;
 }
 
+/** How long a write waits for other writers: an update waits in the event loop. */
+const WRITE_TIMEOUT_MS = 5_000;
+
 /** The options as the native part takes them. */
 function checked(options: StatePersistenceOptions): NativeOptions {
   const {
     checkpointIntervalMs = CHECKPOINT_INTERVAL_MS,
     messageLimit = MAX_PERSISTED_MESSAGES,
+    writeTimeoutMs = WRITE_TIMEOUT_MS,
     startEmpty = false,
   } = options;
   return {
@@ -541,6 +545,7 @@ function checked(options: StatePersistenceOptions): NativeOptions {
       checkpointIntervalMs: within('checkpointIntervalMs', checkpointIntervalMs, 1, Number.MAX_SAFE_INTEGER),
     }),
     messageLimit: within('messageLimit', messageLimit, 1, 0xffffffff),
+    writeTimeoutMs: within('writeTimeoutMs', writeTimeoutMs, 0, 0xffffffff),
     startEmpty: Boolean(startEmpty),
   };
 }

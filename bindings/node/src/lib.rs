@@ -35,6 +35,8 @@ pub struct NativeOptions {
     pub checkpoint_interval_ms: Option<f64>,
     /// How many messages of a conversation an update keeps.
     pub message_limit: u32,
+    /// How long a write waits for other writers.
+    pub write_timeout_ms: f64,
     /// Whether to start without the entities of the previous run.
     pub start_empty: bool,
 }
@@ -58,6 +60,7 @@ impl NativeService {
             base_dir: Some(PathBuf::from(base_dir)),
             checkpoint_interval: options.checkpoint_interval_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0)),
             message_limit: options.message_limit as usize,
+            write_timeout: Duration::from_secs_f64(options.write_timeout_ms / 1000.0),
             start_empty: options.start_empty,
             clock: clock.clock(),
             ..ServiceOptions::default()

@@ -1,4 +1,6 @@
 /** How the service behaves: what the TypeScript service did as it did it, and what that one lacked. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { chmod, copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -485,4 +487,23 @@ it('the guards know the values', () => {
     expect(values.every(guard)).toBe(true);
     expect(['', 'PENDING', 'other', 'toString', undefined, 1].some(guard)).toBe(false);
   }
+});
+
+it('waits no longer than its option says for the transaction of another program', async () => {
+  const service = new StatePersistenceService(base(), { checkpointIntervalMs: null, writeTimeoutMs: 300 });
+  onTestFinished(() => service.prepareForShutdown());
+  await service.initialize();
+  service.updateTask(task('T-1'));
+  // A shell that leaves a transaction open.
+  const shell = spawn('sqlite3', [join(service.getStateDir(), 'state.db')], { stdio: ['pipe', 'pipe', 'inherit'] });
+  onTestFinished(() => void shell.kill());
+  shell.stdin.write("BEGIN IMMEDIATE; SELECT 'locked';\n");
+  await once(shell.stdout, 'data');
+  const began = performance.now();
+  expect(await failure(() => service.updateTask(task('T-2')))).toMatchObject({ code: 'BUSY' });
+  expect(performance.now() - began).toBeLessThan(3_000);
+  shell.kill();
+  await once(shell, 'exit');
+  service.updateTask(task('T-2'));
+  expect(service.getState()?.tasks).toHaveLength(2);
 });
