@@ -583,6 +583,29 @@ fn objects_that_come_and_go_while_the_store_is_open_are_noticed() -> TestResult 
 }
 
 #[test]
+fn our_triggers_run_once_after_theirs_has_gone_and_a_write_has_failed() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    base.sql()?.execute_batch("CREATE TRIGGER mine AFTER INSERT ON tasks BEGIN DELETE FROM agents; END")?;
+    store.update_task(&task("T-shielded", TaskStatus::Pending))?;
+    base.sql()?.execute_batch("DROP TRIGGER mine")?;
+    let failed = store.batch(|batch| {
+        batch.update_task(&task("T-undone", TaskStatus::Pending))?;
+        Err::<(), Error>(Error::NoHome)
+    });
+    assert!(failed.is_err());
+    store.record_checkpoint(&CheckpointReason::UserRequest)?;
+    for round in 0..3 {
+        store.update_task(&task(&format!("T-{round}"), TaskStatus::Pending))?;
+        store.update_task(&task("T-gone", TaskStatus::Pending))?;
+        assert!(store.remove_task("T-gone")?);
+    }
+    let changes = ask(&base, "SELECT group_concat(id || ' ' || operation, ', ') FROM changes_since_checkpoint")?;
+    assert_eq!(changes.as_deref(), Some("T-0 add, T-1 add, T-2 add"));
+    Ok(())
+}
+
+#[test]
 fn functions_that_only_a_shell_has_are_in_nobodys_way() -> TestResult {
     let base = base_of(4)?;
     let made = Command::new("sqlite3")

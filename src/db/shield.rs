@@ -26,6 +26,8 @@ struct Inner {
     cookie: Option<i64>,
     /// The temporary triggers that are needed; none where nothing is in the way.
     triggers: Vec<String>,
+    /// Whether there ever were any on this connection: a transaction that is rolled back may bring them back.
+    was_up: bool,
     /// Indexes and columns that may refuse a write.
     obstacles: Vec<Obstacle>,
 }
@@ -44,22 +46,11 @@ impl Shield {
         let cookie = conn.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.cookie == Some(cookie) {
-            // A transaction that was rolled back may have taken the triggers with it.
-            return if inner.triggers.is_empty() || is_up(conn, inner.triggers.len())? {
-                Ok(())
-            } else {
-                inner.up(conn)
-            };
+            // A transaction that was rolled back may have taken the triggers with it, or brought them back.
+            return if !inner.was_up || is_up(conn, inner.triggers.len())? { Ok(()) } else { inner.set(conn) };
         }
-        let was_up = !inner.triggers.is_empty();
         inner.look(conn, path)?;
-        if inner.triggers.is_empty() {
-            if was_up {
-                down(conn)?;
-            }
-        } else {
-            inner.up(conn)?;
-        }
+        inner.set(conn)?;
         inner.cookie = Some(cookie);
         Ok(())
     }
@@ -79,7 +70,7 @@ impl Shield {
 impl Inner {
     /// Looks at what a person added.
     fn look(&mut self, conn: &Connection, path: &Path) -> Result<()> {
-        *self = Self { path: path.to_path_buf(), ..Self::default() };
+        *self = Self { path: path.to_path_buf(), was_up: self.was_up, ..Self::default() };
         if fingerprint(conn)? == LATEST_FINGERPRINT {
             return Ok(());
         }
@@ -115,6 +106,18 @@ impl Inner {
         });
         self.obstacles = indexes.chain(columns).collect();
         Ok(())
+    }
+
+    /// Makes the connection as it has to be.
+    fn set(&mut self, conn: &Connection) -> Result<()> {
+        if !self.triggers.is_empty() {
+            self.was_up = true;
+            self.up(conn)
+        } else if self.was_up {
+            down(conn)
+        } else {
+            Ok(())
+        }
     }
 
     /// Switches triggers and foreign keys off and makes the temporary triggers.
