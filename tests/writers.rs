@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,39 @@ fn an_update_does_not_wait_for_a_batch_that_came_later() -> TestResult {
         let took = short.join().expect("no panic")?;
         assert!(took < Duration::from_millis(500), "{took:?}");
         long.join().expect("no panic")?;
+        Ok(())
+    })
+}
+
+#[test]
+fn an_update_does_not_wait_for_a_batch_that_waits_for_it() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    // However short the batches before were.
+    for number in 0..40 {
+        store.batch(|batch| batch.update_task(&task(&format!("T-{number}"), TaskStatus::Pending)))?;
+    }
+    let holder = base.sql()?;
+    holder.execute_batch("BEGIN IMMEDIATE")?;
+    let (updated, is_updated) = mpsc::channel();
+    thread::scope(|scope| -> TestResult {
+        let store = &store;
+        let update = scope.spawn(move || {
+            let result = store.update_task(&task("update", TaskStatus::Pending));
+            let _ = updated.send(());
+            result
+        });
+        thread::sleep(Duration::from_millis(100));
+        let batch = scope.spawn(move || {
+            store.batch(move |batch| {
+                batch.update_task(&task("batch", TaskStatus::Pending))?;
+                Ok::<_, Error>(is_updated.recv_timeout(Duration::from_secs(5)).is_ok())
+            })
+        });
+        thread::sleep(Duration::from_millis(100));
+        holder.execute_batch("ROLLBACK")?;
+        update.join().expect("no panic")?;
+        assert!(batch.join().expect("no panic")?, "the update was there before the batch ended");
         Ok(())
     })
 }

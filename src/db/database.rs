@@ -44,8 +44,6 @@ pub(crate) struct Database {
     writer: Mutex<Writer>,
     /// How many callers wait for the writer to join a group: each of them comes to it, or gives up at its deadline.
     waiting_writers: AtomicUsize,
-    /// How many batches in a row have been short.
-    short_batches: AtomicU32,
     gate: RwLock<()>,
     /// When the WAL may be started over again, and the pause after that.
     next_restart: Mutex<(Instant, Duration)>,
@@ -80,12 +78,6 @@ pub(crate) enum Work {
     /// Nobody knows: it is a closure of the caller's.
     Unknown,
 }
-
-/// A batch that takes no longer than this is short.
-const SHORT_BATCH: Duration = Duration::from_millis(1);
-
-/// After so many short batches in a row, the next one is expected to be short.
-const SHORT_BATCHES: u32 = 16;
 
 /// How long a caller waits for others to commit its work before it tries to do so itself.
 const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
@@ -215,7 +207,6 @@ impl Database {
             write_timeout: BUSY_TIMEOUT,
             writer: Mutex::new(writer),
             waiting_writers: AtomicUsize::new(0),
-            short_batches: AtomicU32::new(0),
             gate: RwLock::new(()),
             next_restart: Mutex::new((Instant::now(), SHORT_RESTART_PAUSE)),
             commits: AtomicU32::new(0),
@@ -304,11 +295,10 @@ impl Database {
         self.waiting_writers.fetch_sub(1, Ordering::SeqCst);
         let mut writer = writer.ok_or_else(|| self.busy())?;
         let conn = writer.open(&self.path, false)?;
-        if length == Work::Unknown && self.short_batches.load(Ordering::Relaxed) < SHORT_BATCHES {
-            // Who is done must not wait for a batch that may take long.
+        if length == Work::Unknown {
+            // Who is done must not wait for a batch that may take long, or may wait for just that.
             conn.commit();
         }
-        let start = Instant::now();
         let joined = self.require_files().map_err(Failed::Ours).and_then(|()| {
             conn.join(
                 deadline,
@@ -316,9 +306,6 @@ impl Database {
                 |part| work(part).map_err(Failed::Theirs),
             )
         });
-        if length == Work::Unknown {
-            self.note_batch(start.elapsed());
-        }
         // Whoever waits commits, or leaves it to the next one; where nobody does, or the group is old, this caller commits.
         if self.waiting_writers.load(Ordering::SeqCst) == 0 || conn.is_due() {
             conn.commit();
@@ -362,14 +349,6 @@ impl Database {
         match Instant::now().checked_sub(RECENT) {
             Some(since) => self.place.files_are_there_since(since),
             None => self.place.files_are_there(),
-        }
-    }
-
-    fn note_batch(&self, took: Duration) {
-        if took <= SHORT_BATCH {
-            self.short_batches.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.short_batches.store(0, Ordering::Relaxed);
         }
     }
 
