@@ -1,12 +1,16 @@
 //! Objects that JavaScript changed after it handed them over: what differs in them is written, and nothing else, so that what
 //! other writers changed meanwhile stays.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
 use agentmux_state::{
     AgentState, Batch, ConversationState, Error, ProjectState, Result, SelfImprovementState, StateStore, TaskState,
 };
 use napi_derive::napi;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::error::{invalid, to_failure};
 
@@ -127,7 +131,7 @@ impl Edit {
             }
             let messages = match (key.as_str(), before, current.get(key)) {
                 ("recentMessages", Some(Value::Array(before)), Some(Value::Array(there))) => {
-                    value.as_array().and_then(|now| merged_messages(before, now, there))
+                    value.as_array().map(|now| merged_messages(before, now, there))
                 }
                 _ => None,
             };
@@ -164,31 +168,69 @@ fn members(entity: &impl Serialize) -> Result<Map<String, Value>> {
 }
 
 /// Messages that result where others have changed those of `before` to `there`, and the caller has changed them to `now`. No
-/// message that others added is dropped; `None` where the two changes contradict each other: then the caller's counts.
-fn merged_messages(before: &[Value], now: &[Value], there: &[Value]) -> Option<Vec<Value>> {
-    // The oldest may have been dropped on either side: those beyond the limit, or by the caller.
-    let dropped_from = |by: &[Value]| {
-        let rest_of = |dropped: &usize| by.starts_with(&before[*dropped..]);
-        (0..=before.len()).find(rest_of).filter(|dropped| *dropped < before.len() || before.is_empty())
+/// message that others added is dropped, wherever it stands: the caller, whose list lacks it, cannot have meant it.
+fn merged_messages(before: &[Value], now: &[Value], there: &[Value]) -> Vec<Value> {
+    let (kept_here, kept_there) = (kept(before, now), kept(before, there));
+    let added = |list: &[Value], kept: &[Option<usize>], range: Range<usize>| -> Vec<Value> {
+        let own = range.filter(|index| !kept.contains(&Some(*index)));
+        own.filter_map(|index| list.get(index).cloned()).collect()
     };
-    let after = |kept: &[Value], added: &[Value]| [kept, &added[overlap(kept, added)..]].concat();
-    match (dropped_from(there), dropped_from(now)) {
-        // The caller added some, too: they come after those of others, but for those that are the same.
-        (Some(dropped_there), Some(dropped_here)) => {
-            let kept = &before[dropped_there.max(dropped_here)..];
-            let (extra, added) = (&there[before.len() - dropped_there..], &now[before.len() - dropped_here..]);
-            Some([kept, &after(extra, added)].concat())
+    let mut merged = Vec::new();
+    let (mut next, mut here, mut elsewhere) = (0, 0, 0);
+    loop {
+        // Up to the next message that both have kept.
+        let until = (next..before.len()).find_map(|index| Some((index, kept_here[index]?, kept_there[index]?)));
+        let (end, here_end, there_end) = until.unwrap_or((before.len(), now.len(), there.len()));
+        // What the caller edited or dropped, and others have kept: what the caller has instead goes there. What the caller only
+        // added comes after what others added.
+        let gone = next..end;
+        let place = match gone.clone().find_map(|index| kept_there[index].filter(|_| kept_here[index].is_none())) {
+            Some(place) => place,
+            None if kept_here[gone].contains(&None) => elsewhere,
+            None => there_end,
+        };
+        let others = united(&added(there, &kept_there, elsewhere..place), &added(now, &kept_here, here..here_end));
+        merged.extend(united(&others, &added(there, &kept_there, place..there_end)));
+        if until.is_none() {
+            return merged;
         }
-        (Some(dropped_there), None) => Some(after(now, &there[before.len() - dropped_there..])),
-        // Others have edited or removed some, or added so many that none is left; the caller only added some.
-        (None, Some(dropped_here)) => Some(after(there, &now[before.len() - dropped_here..])),
-        // Others have added so many that none is left of those that the caller edited.
-        (None, None) if there.iter().all(|message| !before.contains(message)) => Some(after(now, there)),
-        (None, None) => None,
+        merged.push(before[end].clone());
+        (next, here, elsewhere) = (end + 1, here_end + 1, there_end + 1);
     }
 }
 
-/// How many elements at the end of one list are at the beginning of the other.
-fn overlap(one: &[Value], other: &[Value]) -> usize {
-    (0..=one.len().min(other.len())).rev().find(|&length| one.ends_with(&other[..length])).unwrap_or(0)
+/// Where the messages of one list are in another one; nothing for those that are not there any more.
+fn kept(before: &[Value], now: &[Value]) -> Vec<Option<usize>> {
+    let mut kept = vec![None; before.len()];
+    for op in compared(before, now) {
+        if let DiffOp::Equal { old_index, new_index, len } = op {
+            for offset in 0..len {
+                kept[old_index + offset] = Some(new_index + offset);
+            }
+        }
+    }
+    kept
+}
+
+/// The messages of both lists, those once that are in both.
+fn united(first: &[Value], second: &[Value]) -> Vec<Value> {
+    let parts = compared(first, second).into_iter().flat_map(|op| match op {
+        DiffOp::Equal { old_index, len, .. } => [&first[old_index..old_index + len], &[]],
+        op => [&first[op.old_range()], &second[op.new_range()]],
+    });
+    parts.flatten().cloned().collect()
+}
+
+fn compared(one: &[Value], other: &[Value]) -> Vec<DiffOp> {
+    let mut numbers = HashMap::new();
+    let mut numbered = |list: &'_ [Value]| -> Vec<usize> {
+        list.iter()
+            .map(|message| {
+                let next = numbers.len();
+                *numbers.entry(message.clone()).or_insert(next)
+            })
+            .collect()
+    };
+    let (one, other) = (numbered(one), numbered(other));
+    capture_diff_slices(Algorithm::Myers, &one, &other)
 }

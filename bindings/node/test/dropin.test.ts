@@ -389,6 +389,33 @@ describe('objects that were handed over', () => {
     expect(stored(service).conversations[0]!.recentMessages.map(({ content }) => content)).toEqual(['message 0', 'edited', 'message 9']);
   });
 
+  it('keep messages of others also where they stand between those of the caller', async () => {
+    const service = await started();
+    const changes: Record<string, [(talk: ConversationState) => void, (number | string)[]]> = {
+      'adds one': [(talk) => talk.recentMessages.push(message(10)), [0, 1, 2, 'other', 9, 10]],
+      'edits one': [(talk) => void (talk.recentMessages[1] = message(7)), [0, 7, 2, 'other', 9]],
+      'edits the last': [(talk) => void (talk.recentMessages[3] = message(7)), [0, 1, 2, 'other', 7]],
+      'drops the newest': [(talk) => void talk.recentMessages.pop(), [0, 1, 2, 'other']],
+      'drops the oldest': [(talk) => void talk.recentMessages.splice(0, 3), ['other', 9]],
+      'reverses': [(talk) => void talk.recentMessages.reverse(), [9, 2, 1, 0, 'other']],
+      'clears': [(talk) => void (talk.recentMessages = []), ['other']],
+    };
+    for (const [name, [change, expected]] of Object.entries(changes)) {
+      const talk = conversation(name, 3);
+      service.updateConversation(talk);
+      service.appendMessage(name, { ...message(1), content: 'message other' });
+      talk.recentMessages.push(message(9));
+      await service.saveState();
+      change(talk);
+      await service.saveState();
+      const there = stored(service).conversations.find(({ id }) => id === name)!.recentMessages.map(({ content }) => content.slice(8));
+      expect(there.includes('other'), name).toBe(true);
+      expect(name === 'reverses' ? there.filter((it) => it !== 'other') : there, name).toEqual(
+        expected.filter((it) => name !== 'reverses' || it !== 'other').map(String),
+      );
+    }
+  });
+
   it('that were replaced while objects were looked at do not overwrite what replaced them', async () => {
     const service = await started();
     const given = Array.from({ length: 700 }, (_, number) => task(`T-${number}`));
