@@ -23,6 +23,8 @@ interface Seen {
   readonly object: object;
   /** Its JSON when it was looked at last. */
   before: string;
+  /** Whether that is what the database had, which may have numbers that JavaScript reads as others. */
+  isParsed?: boolean;
   /** The entity as the database had it then, where that was found to be the same. */
   stored?: string | undefined;
   /** The entity as the database had it, where that was found to be another one. */
@@ -159,7 +161,7 @@ export class LiveObjects {
           seen = undefined;
         }
         // Whoever has the object that was given out before goes on with that.
-        seen = { object: renewed(seen?.object, JSON.parse(text) as object), before: text, stored: text };
+        seen = { object: renewed(seen?.object, JSON.parse(text) as object), before: text, isParsed: true, stored: text };
       }
       shown[kind].set(id, seen);
       return seen.object as never;
@@ -225,7 +227,7 @@ export class LiveObjects {
             refuse(seen, '', `the ${kind} ${id} cannot be written as JSON`);
           } else {
             characters += now.length;
-            if (now !== seen.before && now !== seen.refused) {
+            if (now !== seen.refused && hasChanged(seen, now)) {
               found.push([kind, id, seen, now]);
             }
           }
@@ -405,7 +407,17 @@ function isSame(one: unknown, other: unknown): boolean {
 
 /** Whether an object is as it was when it was looked at last. */
 function isAsLookedAt(seen: Seen): boolean {
-  return seen.refused === undefined && textOf(seen.object) === seen.before;
+  const now = seen.refused === undefined ? textOf(seen.object) : undefined;
+  return now !== undefined && !hasChanged(seen, now);
+}
+
+/** Whether an object has changed since it was looked at last. */
+function hasChanged(seen: Seen, now: string): boolean {
+  if (now !== seen.before && seen.isParsed) {
+    // As JavaScript had it when it was read: nobody has changed what that alone makes different.
+    [seen.before, seen.isParsed] = [JSON.stringify(JSON.parse(seen.before)), false];
+  }
+  return now !== seen.before;
 }
 
 /** An object with new members in the place of its own; one with those where it cannot be changed. */

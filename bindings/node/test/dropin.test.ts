@@ -416,6 +416,26 @@ describe('objects that were handed over', () => {
     }
   });
 
+  it('of the state keep numbers that JavaScript cannot say, but where the caller has changed what they are in', async () => {
+    const directory = base();
+    const file = join(directory, STATE_PATHS.STATE_DIR, STATE_PATHS.CURRENT_STATE);
+    await mkdir(join(file, '..'), { recursive: true });
+    const document = JSON.stringify(state({ tasks: [task('T-1')] })).replace('"percentComplete":0', '"percentComplete":0,"size":12345678901234567890');
+    await writeFile(file, document);
+    const service = await started(directory);
+    const given = service.getState()!.tasks[0]!;
+    await service.saveState();
+    const there = () => program(service.getStateDir(), 'show', 'task', 'T-1', '--json');
+    expect(there()).toContain('12345678901234567890');
+    given.title = 'Changed';
+    await service.saveState();
+    expect(there()).toContain('Changed');
+    expect(there()).toContain('12345678901234567890');
+    given.progress.percentComplete = 50;
+    await service.saveState();
+    expect(there()).toMatch(/"percentComplete": ?50/);
+  });
+
   it('that were replaced while objects were looked at do not overwrite what replaced them', async () => {
     const service = await started();
     const given = Array.from({ length: 700 }, (_, number) => task(`T-${number}`));
