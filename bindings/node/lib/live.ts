@@ -94,6 +94,13 @@ export class LiveObjects {
       }
       if (!this.#state) {
         this.#shown[kind] = taken.#shown[kind];
+        continue;
+      }
+      // Another state was given out meanwhile: who has the objects of the earlier one goes on with them.
+      for (const [id, seen] of taken.#shown[kind]) {
+        if (!this.#given[kind].has(id)) {
+          this.#given[kind].set(id, seen);
+        }
       }
     }
     if (!this.#state) {
@@ -167,13 +174,17 @@ export class LiveObjects {
       return seen.object as never;
     };
     const lists = Object.fromEntries(
-      LISTS.map(([list, kind]) => [list, texts[list].map((text) => entity(kind, storedKey(kind, text), text))]),
+      LISTS.map(([list, kind, key]) => {
+        const waiting = this.#unknown(list, kind, key);
+        const entities: unknown[] = texts[list].map((text) => entity(kind, storedKey(kind, text), text));
+        return [list, filled(this.#state?.[list], [...entities, ...waiting])];
+      }),
     );
     const { selfImprovement } = head;
     const own = selfImprovement && { selfImprovement: entity('selfImprovement', '', JSON.stringify(selfImprovement)) };
     const state = { ...head, ...lists, ...own };
     [this.#given, this.#shown, this.#shownMode] = [given, shown, state.mode];
-    this.#state = renewed(this.#state, state);
+    this.#state = this.#state ? withMembers(this.#state, state) : state;
     return this.#state;
   }
 
@@ -255,9 +266,9 @@ export class LiveObjects {
         refuse(seen, now, `the ${kind} ${id} has lost its ${kind === 'agent' ? 'sessionName' : 'id'}`);
       } else if (key !== id) {
         // It has become another entity; this one stays as it is.
+        this.#add(native, kind, seen.object);
         this.#given[kind].delete(id);
         this.#shown[kind].delete(id);
-        this.#add(native, kind, seen.object);
       } else {
         changes.push({ kind, before: seen.before, now });
         written.push(each);
@@ -287,17 +298,22 @@ export class LiveObjects {
     }
     this.lookAtMode(native);
     for (const [list, kind, key] of LISTS) {
-      const entities = state[list];
-      for (const entity of Array.isArray(entities) ? [...(entities as unknown[])] : []) {
-        if (typeof entity === 'object' && entity !== null && !this.#knows(kind, key, entity)) {
-          this.#add(native, kind, entity);
-        }
+      for (const entity of this.#unknown(list, kind, key)) {
+        this.#add(native, kind, entity);
       }
     }
     const own = state['selfImprovement'];
     if (typeof own === 'object' && own !== null && !this.#knows('selfImprovement', undefined, own)) {
       this.#add(native, 'selfImprovement', own);
     }
+  }
+
+  /** Objects that the caller has put into a list of the state, and that were not added or could not be. */
+  #unknown(list: (typeof LISTS)[number][0], kind: Kind, key: string): object[] {
+    const entities: unknown = this.#state?.[list];
+    return Array.isArray(entities)
+      ? (entities as unknown[]).filter((it): it is object => typeof it === 'object' && it !== null && !this.#knows(kind, key, it))
+      : [];
   }
 
   #knows(kind: Kind, key: string | undefined, object: object): boolean {
@@ -420,11 +436,26 @@ function hasChanged(seen: Seen, now: string): boolean {
   return now !== seen.before;
 }
 
-/** An object with new members in the place of its own; one with those where it cannot be changed. */
+/**
+ * An object with new members in the place of its own; one with those where it cannot be changed. Objects and lists in it stay
+ * the same ones, too.
+ */
 function renewed<T extends object>(object: T | undefined, members: T): T {
   if (!object) {
     return members;
   }
+  const own: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(members)) {
+    const earlier = Object.getOwnPropertyDescriptor(object, key)?.value as unknown;
+    const inside = Array.isArray(earlier) && Array.isArray(value) ? filled(earlier, kept(earlier, value)) : value;
+    const member = isPlain(earlier) && isPlain(value) ? renewed(earlier, value) : inside;
+    Object.defineProperty(own, key, { value: member, enumerable: true, configurable: true, writable: true });
+  }
+  return withMembers(object, own as T);
+}
+
+/** An object with other members in the place of its own; those where it cannot be changed. */
+function withMembers<T extends object>(object: T, members: T): T {
   try {
     for (const key of Object.keys(object)) {
       delete (object as Record<string, unknown>)[key];
@@ -434,6 +465,32 @@ function renewed<T extends object>(object: T | undefined, members: T): T {
   } catch {
     return members;
   }
+}
+
+function isPlain(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype;
+}
+
+/** The elements of a new list; those that an earlier one has, too, as the objects that it has. */
+function kept(earlier: unknown[], elements: unknown[]): unknown[] {
+  const there = new Map<string, unknown[]>();
+  for (const element of earlier.filter((it) => typeof it === 'object')) {
+    const text = JSON.stringify(element);
+    there.set(text, [...(there.get(text) ?? []), element]);
+  }
+  return elements.map((element) => there.get(JSON.stringify(element))?.shift() ?? element);
+}
+
+/** A list with new elements in the place of its own; a new list where there is none, or it cannot be changed. */
+function filled(list: unknown, elements: unknown[]): unknown[] {
+  if (!Array.isArray(list) || Object.isFrozen(list) || Object.isSealed(list)) {
+    return elements;
+  }
+  list.length = 0;
+  for (const element of elements) {
+    list.push(element);
+  }
+  return list;
 }
 
 /** Notes that an object cannot be written as it is now, and says so once. */

@@ -436,6 +436,67 @@ describe('objects that were handed over', () => {
     expect(there()).toMatch(/"percentComplete": ?50/);
   });
 
+  it('may be put into a list of the state that was taken before it was given out again', async () => {
+    const service = await started();
+    service.updateTask(task('T-1'));
+    const { tasks } = service.getState()!;
+    expect(service.getState()!.tasks).toBe(tasks);
+    const incomplete = task('T-3', { title: undefined as never });
+    tasks.push(task('T-2'), incomplete);
+    expect(service.getState()!.tasks.map(({ id }) => id)).toEqual(['T-1', 'T-2', 'T-3']);
+    expect(service.getState()!.tasks).toBe(tasks);
+    // One that could not be added counts once it can.
+    incomplete.title = 'Late';
+    await service.saveState();
+    expect(stored(service).tasks.map(({ id }) => id)).toEqual(['T-1', 'T-2', 'T-3']);
+    execFileSync('sqlite3', [join(service.getStateDir(), 'state.db'), `PRAGMA foreign_keys = on; DELETE FROM tasks WHERE id = 'T-1'`]);
+    expect(service.getState()!.tasks.map(({ id }) => id)).toEqual(['T-2', 'T-3']);
+  });
+
+  it('of the state stay the state with what is in them', async () => {
+    const directory = base();
+    const before = await started(directory);
+    before.updateConversation(conversation('C-1', 3));
+    before.updateTask(task('T-1'));
+    await before.prepareForShutdown();
+
+    const service = await started(directory);
+    const { conversations, tasks } = service.getState()!;
+    const [progress, messages] = [tasks[0]!.progress, conversations[0]!.recentMessages];
+    const [first, last] = [messages[0]!, messages[2]!];
+    const sql = `UPDATE tasks SET title = 'By hand' WHERE id = 'T-1'; DELETE FROM messages WHERE content = 'message 1'`;
+    execFileSync('sqlite3', [join(service.getStateDir(), 'state.db'), sql]);
+    service.appendMessage('C-1', message(5));
+    service.getState();
+    expect(messages).toEqual([message(0), message(2), message(5)]);
+    progress.percentComplete = 77;
+    first.content = 'first';
+    last.content = 'last';
+    messages.push(message(6));
+    await service.saveState();
+    expect(stored(service)).toMatchObject({ tasks: [{ title: 'By hand', progress: { percentComplete: 77 } }] });
+    const contents = stored(service).conversations[0]!.recentMessages.map(({ content }) => content);
+    expect(contents).toEqual(['first', 'last', 'message 5', 'message 6']);
+  });
+
+  it('of the state stay the state where a restore fails while it is given out again', async () => {
+    const directory = base();
+    const before = await started(directory);
+    before.updateTask(task('T-1'));
+    await before.prepareForShutdown();
+
+    const service = await started(directory);
+    const given = service.getState()!.tasks[0]!;
+    const restoring = service.restoreFromBackup('backup-1-none');
+    while (service.getState()!.tasks[0] === given) {
+      await new Promise((done) => setImmediate(done));
+    }
+    expect(await restoring).toBe(false);
+    given.status = 'completed';
+    await service.saveState();
+    expect(storedTask(service, 'T-1')?.status).toBe('completed');
+  });
+
   it('that were replaced while objects were looked at do not overwrite what replaced them', async () => {
     const service = await started();
     const given = Array.from({ length: 700 }, (_, number) => task(`T-${number}`));
