@@ -155,6 +155,11 @@ export class LiveObjects {
       if (mine) {
         given[kind].set(id, mine);
         if (isStored(mine, text)) {
+          // A copy that was given out while the database had newer content goes on to count.
+          const copy = this.#shown[kind].get(id);
+          if (copy) {
+            shown[kind].set(id, copy);
+          }
           return mine.object as never;
         }
       }

@@ -171,10 +171,15 @@ fn members(entity: &impl Serialize) -> Result<Map<String, Value>> {
 /// message that others added is dropped, wherever it stands: the caller, whose list lacks it, cannot have meant it.
 fn merged_messages(before: &[Value], now: &[Value], there: &[Value]) -> Vec<Value> {
     let (kept_here, kept_there) = (kept(before, now), kept(before, there));
-    let added = |list: &[Value], kept: &[Option<usize>], range: Range<usize>| -> Vec<Value> {
-        let own = range.filter(|index| !kept.contains(&Some(*index)));
-        own.filter_map(|index| list.get(index).cloned()).collect()
+    let count = |list: &[Value], message: &Value| list.iter().filter(|it| *it == message).count();
+    let added = |list: &[Value], kept: &[Option<usize>], range: Range<usize>, other: &[Value]| -> Vec<Value> {
+        let own = range.filter(|index| !kept.contains(&Some(*index))).filter_map(|index| list.get(index));
+        // One that was only moved, and that the other side has removed, is not new.
+        let is_new = |message: &&Value| other.contains(message) || count(list, message) > count(before, message);
+        own.filter(is_new).cloned().collect()
     };
+    let added_here = |range| added(now, &kept_here, range, there);
+    let added_there = |range| added(there, &kept_there, range, now);
     let mut merged = Vec::new();
     let (mut next, mut here, mut elsewhere) = (0, 0, 0);
     loop {
@@ -189,8 +194,8 @@ fn merged_messages(before: &[Value], now: &[Value], there: &[Value]) -> Vec<Valu
             None if kept_here[gone].contains(&None) => elsewhere,
             None => there_end,
         };
-        let others = united(&added(there, &kept_there, elsewhere..place), &added(now, &kept_here, here..here_end));
-        merged.extend(united(&others, &added(there, &kept_there, place..there_end)));
+        let others = united(&added_there(elsewhere..place), &added_here(here..here_end));
+        merged.extend(united(&others, &added_there(place..there_end)));
         if until.is_none() {
             return merged;
         }

@@ -497,6 +497,29 @@ describe('objects that were handed over', () => {
     expect(storedTask(service, 'T-1')?.status).toBe('completed');
   });
 
+  it('do not bring back messages that others have removed where the caller only moves them', async () => {
+    const service = await started();
+    const talk = conversation('C-1', 3);
+    service.updateConversation(talk);
+    execFileSync('sqlite3', [join(service.getStateDir(), 'state.db'), `DELETE FROM messages WHERE content IN ('message 0', 'message 2')`]);
+    talk.recentMessages.reverse();
+    await service.saveState();
+    expect(stored(service).conversations[0]!.recentMessages).toEqual([message(1)]);
+  });
+
+  it('of the state go on to count once the object that was handed over is up to date again', async () => {
+    const service = await started();
+    const talk = conversation('C-1', 1);
+    service.updateConversation(talk);
+    execFileSync('sqlite3', [join(service.getStateDir(), 'state.db'), `UPDATE conversations SET current_topic = 'news'`]);
+    const copy = service.getState()!.conversations[0]!;
+    talk.currentTopic = 'news';
+    expect(service.getState()!.conversations[0]).toBe(talk);
+    copy.summary = 'Changed';
+    await service.saveState();
+    expect(stored(service).conversations[0]!.summary).toBe('Changed');
+  });
+
   it('that were replaced while objects were looked at do not overwrite what replaced them', async () => {
     const service = await started();
     const given = Array.from({ length: 700 }, (_, number) => task(`T-${number}`));
