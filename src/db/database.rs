@@ -82,7 +82,7 @@ pub(crate) enum Work {
 /// How long a caller waits for others to commit its work before it tries to do so itself.
 const COMMIT_PATIENCE: Duration = Duration::from_millis(20);
 
-/// A WAL of this size is started over; so many commits lie between two looks at it.
+/// The WAL is started over at this size. Its size is looked at once in this number of commits.
 const LARGE_WAL: u64 = 16 * 1024 * 1024;
 const COMMITS_BETWEEN: u32 = 8;
 
@@ -296,7 +296,7 @@ impl Database {
         let mut writer = writer.ok_or_else(|| self.busy())?;
         let conn = writer.open(&self.path, false)?;
         if length == Work::Unknown {
-            // Who is done must not wait for a batch that may take long, or may wait for just that.
+            // A caller whose work is done must not wait for a batch: it may take long, or wait for that caller.
             conn.commit();
         }
         let joined = self.require_files().map_err(Failed::Ours).and_then(|()| {
@@ -306,7 +306,7 @@ impl Database {
                 |part| work(part).map_err(Failed::Theirs),
             )
         });
-        // Whoever waits commits, or leaves it to the next one; where nobody does, or the group is old, this caller commits.
+        // A waiting caller commits, or leaves it to the next one. Without one, or where the group is old, this caller commits.
         if self.waiting_writers.load(Ordering::SeqCst) == 0 || conn.is_due() {
             conn.commit();
         }
@@ -521,7 +521,7 @@ impl Database {
         };
     }
 
-    /// Closes the writing connection, after the write at hand, and the readers that are idle. Every later write fails and says why.
+    /// Closes the writing connection, after the write in progress, and the readers that are idle. Every later write fails and says why.
     pub(crate) fn close_writer(&self, why: Closed) {
         // Before the writer, so that it is closed last.
         drop(self.readers.write().take());
@@ -575,7 +575,7 @@ impl Database {
         self.write_timeout = timeout;
     }
 
-    /// When a write that begins now gives up. Where the time-out is beyond what a clock can show, so long that nobody waits for it.
+    /// When a write that begins now gives up. A time-out beyond what a clock can represent counts as a year.
     fn deadline(&self) -> Instant {
         const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
         Instant::now() + self.write_timeout.min(YEAR)

@@ -1,6 +1,6 @@
 //! How long a caller waits: one deadline for everything that one call waits for.
 //!
-//! SQLite's own busy time-out begins anew with each statement, and its pauses grow to 100 ms, in which other processes take
+//! SQLite's own busy time-out starts again with each statement, and its pauses grow to 100 ms, in which other processes take
 //! turn after turn. Every connection gets [`wait`] as its busy handler instead.
 
 use std::cell::Cell;

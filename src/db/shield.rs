@@ -159,7 +159,7 @@ impl Inner {
     }
 }
 
-/// The fingerprint of this release's schema, to which nobody has added anything: so that it need not be made anew to be compared with.
+/// The fingerprint of this release's schema without additions. A database that has it needs no comparison with a fresh schema.
 /// Where it is that of another version, everything works, and the first write of each process takes milliseconds longer.
 const LATEST_FINGERPRINT: u64 = 0x845f_3aaa_d52c_ea6c;
 
@@ -257,7 +257,7 @@ pub(crate) fn without_triggers<T>(conn: &Connection, work: impl FnOnce() -> Resu
         drop_all(conn, &suspended)?;
     }
     let result = work();
-    // After an error, the transaction is rolled back, and the shield is raised anew in the next one.
+    // After an error, the transaction is rolled back, and the shield is raised again in the next one.
     if result.is_ok() {
         for (_, sql) in &suspended {
             conn.execute_batch(&sql.replacen("CREATE TRIGGER", "CREATE TEMP TRIGGER", 1))?;
