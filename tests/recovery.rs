@@ -751,3 +751,114 @@ fn a_database_that_another_process_has_open_is_not_recovered() -> TestResult {
     assert!(store.task("T-1")?.is_some() && store.task("T-2")?.is_some());
     Ok(())
 }
+
+/// The pages of a tree, from 0, by what SQLite says of an undamaged database.
+fn pages_of(dir: &Path, tree: &str) -> Result<Vec<usize>, Box<dyn std::error::Error>> {
+    let conn = Connection::open(dir.join("state.db"))?;
+    let mut select = conn.prepare("SELECT pageno - 1 FROM dbstat WHERE name = ?1 ORDER BY pageno")?;
+    let pages = select.query_map([tree], |row| row.get(0))?.collect::<Result<Vec<usize>, _>>()?;
+    Ok(pages)
+}
+
+/// Rows of the tables that are this program's own, whichever version made them, after an upgrade; and those of a person.
+fn upgraded(dir: &Path) -> Result<Rows, Box<dyn std::error::Error>> {
+    drop(StateStore::open(dir)?);
+    let mut found = rows(dir)?;
+    found.remove("state");
+    // A recovery ends the run of a process that is gone.
+    found.remove("runs");
+    Ok(found)
+}
+
+fn copy_dir(from: &Path, to: &Path) -> TestResult {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    assert!(Command::new("cp").arg("-r").args([from, to]).status()?.success());
+    Ok(())
+}
+
+/// State directories whose every page of `sqlite_schema` is to be damaged: of this release, and as older ones left it.
+fn with_schemas(base: &Base) -> Result<Vec<std::path::PathBuf>, Box<dyn std::error::Error>> {
+    let mut dirs = Vec::new();
+    for copies in [Copies::None, Copies::Backup] {
+        let dir = base.path().join(format!("{copies:?}"));
+        state(&dir, copies, false)?;
+        dirs.push(dir);
+    }
+    // With the newest rows in the WAL.
+    let dir = base.path().join("killed");
+    state(&dir, Copies::None, true)?;
+    dirs.push(dir);
+    for version in [1, 4] {
+        let older = common::base_of(version)?;
+        let dir = base.path().join(format!("v{version}"));
+        copy_dir(&older.state_dir(), &dir)?;
+        assert!(Command::new("chmod").args(["-R", "go="]).arg(&dir).status()?.success());
+        dirs.push(dir);
+    }
+    // As VACUUM leaves it: tables before indexes.
+    let dir = base.path().join("vacuumed");
+    copy_dir(&base.path().join("Backup"), &dir)?;
+    Connection::open(dir.join("state.db"))?.execute_batch("VACUUM")?;
+    dirs.push(dir);
+    Ok(dirs)
+}
+
+#[test]
+fn a_damaged_page_of_the_schema_costs_no_table() -> TestResult {
+    let base = Base::in_memory()?;
+    let (mut damages, mut whole, mut named) = (0, 0, 0);
+    for master in with_schemas(&base)? {
+        let what = master.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let look = base.path().join("look");
+        copy_dir(&master, &look)?;
+        let pages = pages_of(&look, "sqlite_schema")?;
+        let expected = upgraded(&look)?;
+        for (number, page) in pages.iter().enumerate() {
+            let dir = base.path().join("damaged");
+            copy_dir(&master, &dir)?;
+            let mut bytes = fs::read(dir.join("state.db"))?;
+            // Of the first page, the header alone, the tree alone, and both.
+            let parts = if *page == 0 { vec![0..100, 100..4096, 0..4096] } else { vec![0..4096] };
+            for part in parts {
+                let is_wal_newer = fs::metadata(dir.join("state.db-wal")).is_ok_and(|wal| wal.len() > 0);
+                let range = page * 4096 + part.start..page * 4096 + part.end;
+                if range.end > bytes.len() {
+                    assert!(is_wal_newer);
+                    continue;
+                }
+                copy_dir(&master, &dir)?;
+                bytes = fs::read(dir.join("state.db"))?;
+                let mut seed = number as u64 + 7;
+                bytes[range.clone()].fill_with(|| if page % 2 == 0 { 0 } else { random(&mut seed) as u8 });
+                fs::write(dir.join("state.db"), &bytes)?;
+                damages += 1;
+                let report = match recover(&dir, &StoreOptions::default()) {
+                    Ok(report) => report,
+                    // The WAL has a newer copy of the page.
+                    Err(Error::NotDamaged { .. }) if is_wal_newer => continue,
+                    Err(error) => panic!("{what}, page {page}, {part:?}: {error}"),
+                };
+                let found = upgraded(&dir)?;
+                let different = differences(&expected, &found);
+                for (table, entity) in &different {
+                    assert_ne!(
+                        told(&report, table, entity),
+                        Told::No,
+                        "{what}, page {page}: {table} {entity}: {report:#?}"
+                    );
+                }
+                named += usize::from(!different.is_empty());
+                whole += usize::from(different.is_empty());
+                assert!(different.is_empty(), "{what}, page {page}, {part:?}: {different:?}\n{report:#?}");
+                assert_eq!(report.source, "state.db", "{what}, page {page}: {report:#?}");
+                let check = StateStore::open(&dir)?.check()?;
+                assert!(check.ok, "{what}, page {page}: {:?}", check.problems);
+            }
+        }
+    }
+    println!("{damages} damages: {whole} with every row, {named} with rows named");
+    assert!(damages > 50);
+    Ok(())
+}

@@ -10,6 +10,7 @@ mod mend;
 mod pages;
 mod report;
 mod salvage;
+mod schema;
 mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,7 +246,9 @@ impl Recovery {
     /// Fills and checks the new database.
     fn build(&mut self, state_dir: &Path, options: &StoreOptions) -> Result<Built> {
         let copy = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
-        let source = Source::open(self.copy.path())?;
+        let mended = schema::mend(self.copy.path(), state_dir)?;
+        let read = mended.as_ref().map_or(self.copy.path(), |mended| mended.file.path());
+        let source = Source::open(read)?;
         let version = source.as_ref().map_or_else(db::latest_schema_version, |it| db::version_of_damaged(&it.conn));
         let salvaged = copy_all(source.as_ref(), copy.path(), version)?;
         let choice = self.choose(state_dir, copy.path(), source.is_some(), &salvaged, options)?;
@@ -257,6 +260,7 @@ impl Recovery {
                 return self.complete(copy, &salvaged, choice, options);
             }
         }
+        self.lost.extend(mended.iter().flat_map(|mended| mended.lost.clone()));
         if let Some(source) = &source {
             self.carry_own_objects(&source.conn, copy.path(), version)?;
             if source.trees.loose > 0 {

@@ -29,7 +29,7 @@ pub(super) fn trees(conn: &Connection, budget: &Budget, path: &Path) -> Result<T
     let mut trees = Trees::default();
     budget.renew();
     let names = conn
-        .prepare("SELECT name, min(rootpage) FROM sqlite_schema WHERE rootpage > 0 GROUP BY name")
+        .prepare("SELECT 'sqlite_schema', 1 UNION ALL SELECT name, min(rootpage) FROM sqlite_schema WHERE rootpage > 0 GROUP BY name")
         .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect());
     let names: Vec<(String, u32)> = is_damage(names)?.unwrap_or_default();
     let pragma = |name| is_damage(conn.pragma_query_value(None, name, |row| row.get::<_, u32>(0)));
@@ -55,10 +55,10 @@ pub(super) fn trees(conn: &Connection, budget: &Budget, path: &Path) -> Result<T
     }
     let page_size = pragma("page_size")?.unwrap_or(4096);
     let map = PageMap { page_size, has_map: pragma("auto_vacuum")?.unwrap_or(0) != 0 };
-    // The schema's own pages and those that are free are in no tree of a table.
+    // Those that are free are in no tree.
     let free = pragma("freelist_count")?.unwrap_or(0);
     let in_trees = (1..=pages).filter(|page| tree_of.contains_key(page) || map.is_map(*page)).count() as u32;
-    if in_trees.saturating_add(free).saturating_add(1) >= pages {
+    if in_trees.saturating_add(free) >= pages {
         return Ok(trees);
     }
     let roots: BTreeMap<u32, &String> = names.iter().map(|(name, root)| (*root, name)).collect();
@@ -68,14 +68,14 @@ pub(super) fn trees(conn: &Connection, budget: &Budget, path: &Path) -> Result<T
 
 /// The pages in which an `auto_vacuum` database notes which page leads to which:
 /// <https://www.sqlite.org/fileformat2.html#pointer_map_or_ptrmap_pages>
-struct PageMap {
-    page_size: u32,
-    has_map: bool,
+pub(super) struct PageMap {
+    pub(super) page_size: u32,
+    pub(super) has_map: bool,
 }
 
 impl PageMap {
     /// Pages that one page of the map tells of.
-    fn entries(&self) -> u32 {
+    pub(super) fn entries(&self) -> u32 {
         (self.page_size / 5).max(1)
     }
 
@@ -84,8 +84,17 @@ impl PageMap {
         page.saturating_sub(2) / (self.entries() + 1) * (self.entries() + 1) + 2
     }
 
-    fn is_map(&self, page: u32) -> bool {
+    pub(super) fn is_map(&self, page: u32) -> bool {
         self.has_map && page > 1 && self.map_of(page) == page
+    }
+
+    /// What the map in a file says of a page: its kind, and the page that leads to it.
+    pub(super) fn entry(&self, file: &File, page: u32) -> Option<(u8, u32)> {
+        let map = self.map_of(page);
+        let at = u64::from(map - 1) * u64::from(self.page_size) + u64::from(page.checked_sub(map + 1)?) * 5;
+        let mut entry = [0; 5];
+        file.read_exact_at(&mut entry, at).ok()?;
+        Some((entry[0], u32::from_be_bytes([entry[1], entry[2], entry[3], entry[4]])))
     }
 
     /// Finds the pages to which no tree leads any more, and the trees from which they have come loose. The map is read in a copy of
@@ -108,20 +117,13 @@ impl PageMap {
         let copy = directory::temporary_file(directory, db::NEW_PREFIX)?;
         db::copy_raw(conn, copy.path())?;
         let file = File::open(copy.path()).map_err(Error::io("read", copy.path()))?;
-        let entry = |page: u32| -> Option<(u8, u32)> {
-            let map = self.map_of(page);
-            let at = u64::from(map - 1) * u64::from(self.page_size) + u64::from(page.checked_sub(map + 1)?) * 5;
-            let mut entry = [0; 5];
-            file.read_exact_at(&mut entry, at).ok()?;
-            Some((entry[0], u32::from_be_bytes([entry[1], entry[2], entry[3], entry[4]])))
-        };
         for page in (2..=pages).filter(|page| !tree_of.contains_key(page) && !self.is_map(*page)) {
             // Kinds: 1 root, 2 free, 3 and 4 overflow, 5 any other page of a tree.
             let mut at = page;
             let mut steps = 0;
             let tree = loop {
                 steps += 1;
-                match (roots.get(&at), entry(at)) {
+                match (roots.get(&at), self.entry(&file, at)) {
                     (Some(name), _) => break Some(Some(*name)),
                     (None, Some((2, _))) => break None,
                     (None, Some((3..=5, 1))) => break None,

@@ -263,7 +263,7 @@ pub(super) fn is_damage<T>(read: rusqlite::Result<T>) -> Result<Option<T>> {
 }
 
 /// As [`is_damage`], for what returns this library's errors.
-fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
+pub(super) fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Err(Error::Sqlite { source, .. }) => is_damage(Err(source)),
         other => other.map(Some),
