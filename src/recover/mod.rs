@@ -252,7 +252,12 @@ impl Recovery {
         let version = source.as_ref().map_or_else(db::latest_schema_version, |it| db::version_of_damaged(&it.conn));
         let salvaged = copy_all(source.as_ref(), copy.path(), version)?;
         let choice = self.choose(state_dir, copy.path(), source.is_some(), &salvaged, options)?;
-        if let (Some(good), Some(source), true) = (&choice.good, &source, self.is_log_lost()) {
+        // So may be one whose first page is gone, with what it said of a WAL, where nothing else is missing.
+        let is_certain = |name: &&str| salvaged.iter().any(|(shape, it)| shape.name == **name && !it.is_damaged);
+        let is_perhaps_older =
+            mended.is_some() && ["runs", "checkpoints", "messages", "tasks"].iter().all(|name| is_certain(name));
+        let is_perhaps_older = is_perhaps_older || self.is_log_lost();
+        if let (Some(good), Some(source), true) = (&choice.good, &source, is_perhaps_older) {
             // Without its WAL, the database is the state as it was at some earlier time, perhaps before the good copy.
             if salvage::progress(&good.open()?) > salvage::progress(&source.conn) {
                 let copy = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
