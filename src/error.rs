@@ -104,6 +104,19 @@ pub enum Error {
         detail: String,
     },
 
+    /// A recovery could not rebuild the database.
+    #[error(
+        "{} cannot be rebuilt: {detail}; nothing was changed. Keep a copy of its directory. Then import an export or a backup from \
+         elsewhere into another state directory (`agentmux-state --state-dir DIR import FILE`), or restore the files from a copy of the disk",
+        path.display()
+    )]
+    Unrecoverable {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+
     /// Something that this program made in the database was changed or is missing: a table, an index, a trigger or a view.
     #[error(
         "{}: {}; nothing was changed. Undo that with sqlite3, or `agentmux-state recover` rebuilds the database and keeps the old files",
@@ -523,6 +536,7 @@ impl Error {
             Self::UpgradeBackupFailed { .. } => "UPGRADE_BACKUP_FAILED",
             Self::MigrationFailed { .. } => "MIGRATION_FAILED",
             Self::Corrupt { .. } => "CORRUPT",
+            Self::Unrecoverable { .. } => "UNRECOVERABLE",
             Self::SchemaChanged { .. } => "SCHEMA_CHANGED",
             Self::OwnObject { .. } => "OWN_OBJECT",
             Self::NotDamaged { .. } => "NOT_DAMAGED",

@@ -405,7 +405,8 @@ fn without_a_backup_what_can_be_read_is_kept_and_nothing_is_made_of_nothing() ->
     let bytes = fs::read(base.file("state.db"))?;
     fs::write(base.file("state.db"), &bytes[..3000])?;
     let error = recover(base.state_dir(), &StoreOptions::default()).expect_err("nothing can be read");
-    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+    assert!(matches!(error, Error::Unrecoverable { .. }), "{error:?}");
+    assert!(!error.to_string().contains("agentmux-state recover"), "{error}");
     fs::write(base.file("state.db"), bytes)?;
     assert_eq!(export(&base.store()?)?, export_before, "it was left as it was");
     // And of an import into what was recovered, nothing differs.

@@ -324,7 +324,7 @@ fn survive(dir: &Path, expected: &Rows, what: &str, is_quiet: bool, tally: &mut 
             tally.entities_changed_by_text += different.len();
             return;
         }
-        Err(Error::Corrupt { .. }) => {
+        Err(Error::Unrecoverable { .. }) => {
             assert!(fs::metadata(dir.join("state.db")).is_ok(), "{what}: it was left as it was");
             tally.nothing_left += 1;
             return;
@@ -860,5 +860,19 @@ fn a_damaged_page_of_the_schema_costs_no_table() -> TestResult {
     }
     println!("{damages} damages: {whole} with every row, {named} with rows named");
     assert!(damages > 50);
+    Ok(())
+}
+
+#[test]
+fn where_the_schema_is_gone_the_report_names_what_somebody_added() -> TestResult {
+    let base = Base::new()?;
+    fs::create_dir_all(base.path().join(".agentmux"))?;
+    state(&base.state_dir(), Copies::Backup, false)?;
+    fs::write(base.file("state.db"), vec![7; 40_000])?;
+    let report = recover(base.state_dir(), &StoreOptions::default())?;
+    assert!(report.source.starts_with("backup-"), "{report:#?}");
+    assert!(report.lost.iter().any(|it| it.message.contains("somebody added")), "{report:#?}");
+    let text = format!("{report:?}");
+    assert!(!text.contains("agentmux-state recover") && !text.contains("/.state-"), "{text}");
     Ok(())
 }

@@ -56,7 +56,7 @@ const SOURCE: &str = "recovery";
 /// ```
 ///
 /// # Errors
-/// [`Error::NotDamaged`]; [`Error::NoDatabase`]; [`Error::InUse`] while a service runs or another process has the database open; [`Error::Corrupt`] where nothing can be
+/// [`Error::NotDamaged`]; [`Error::NoDatabase`]; [`Error::InUse`] while a service runs or another process has the database open; [`Error::Unrecoverable`] where nothing can be
 /// read and there is no good backup; [`Error::Io`] where the disk fails to read, which is no damage;
 /// [`Error::SchemaTooNew`] and [`Error::NotAStateDatabase`] for what is not this release's. Nothing is changed then.
 pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<RecoveryReport> {
@@ -89,7 +89,11 @@ pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<Re
             format!("{missing} of the {frames} pages in the WAL are missing or damaged: the newest updates are lost");
         recovery.lost.push(finding(LOG, message));
     }
-    let built = recovery.build(&state_dir, options).map_err(|error| error.at(&recovery.damaged))?;
+    let built = recovery.build(&state_dir, options).map_err(|error| match error.at(&recovery.damaged) {
+        // Its advice is to run what has just failed, perhaps on a copy that is gone by then.
+        Error::Corrupt { detail, .. } => Error::Unrecoverable { path: recovery.damaged.clone(), detail },
+        other => other,
+    })?;
     let set_aside_as = db::set_aside(&path, now)?;
     let Recovery { from_backup, lost, .. } = recovery;
     let mut report = RecoveryReport { source: built.source, restored: built.restored, from_backup, lost, set_aside_as };
@@ -254,8 +258,7 @@ impl Recovery {
         let choice = self.choose(state_dir, copy.path(), source.is_some(), &salvaged, options)?;
         // So may be one whose first page is gone, with what it said of a WAL, where nothing else is missing.
         let is_certain = |name: &&str| salvaged.iter().any(|(shape, it)| shape.name == **name && !it.is_damaged);
-        let is_perhaps_older =
-            mended.is_some() && ["runs", "checkpoints", "messages", "tasks"].iter().all(|name| is_certain(name));
+        let is_perhaps_older = mended.is_some() && ["runs", "checkpoints", "messages", "tasks"].iter().all(is_certain);
         let is_perhaps_older = is_perhaps_older || self.is_log_lost();
         if let (Some(good), Some(source), true) = (&choice.good, &source, is_perhaps_older) {
             // Without its WAL, the database is the state as it was at some earlier time, perhaps before the good copy.
@@ -273,6 +276,10 @@ impl Recovery {
                     "pages belong to no table any more, and nothing tells to which they did: any table may lack rows";
                 self.lost.push(finding("database", message));
             }
+        }
+        if source.is_none() {
+            let message = "the schema could not be read: tables, views and other objects that somebody added stay with the damaged files";
+            self.lost.push(finding("database", message));
         }
         drop(source);
         self.complete(copy, &salvaged, choice, options)
@@ -633,7 +640,14 @@ impl Recovery {
             Ok(carried) => carried,
             Err(error @ (Error::DiskFull { .. } | Error::Io { .. })) => return Err(error),
             Err(error) => {
-                let message = format!("what was added to the database by others stays with the damaged files: {error}");
+                // Neither the path of a copy, nor the advice to recover it.
+                let reason = match error {
+                    Error::Corrupt { detail, .. } => detail,
+                    Error::Sqlite { source, .. } => source.to_string(),
+                    Error::NotAStateDatabase { found, .. } => found.to_string(),
+                    other => other.to_string(),
+                };
+                let message = format!("what somebody added to the database stays with the damaged files: {reason}");
                 self.lost.push(finding("database", message));
                 return Ok(());
             }
