@@ -13,9 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentmux_state::{
-    AgentActivity, AgentState, CheckpointReason, Clock, ConversationState, DirectoryLock, Error, ImportMode,
-    ImportOptions, ListFilter, ProjectState, PruneOptions, ServiceOptions, SharedMounts, StatePersistenceService,
-    StateRetention, StateStore, StoreOptions, TaskState, TaskStatus, write_private_file,
+    AgentActivity, AgentState, BackedUpFile, BuildState, CheckpointReason, Clock, ConversationState, DirectoryLock,
+    Error, Extra, GitState, ImportMode, ImportOptions, ListFilter, PersistedMessage, PlannedChange, ProjectState,
+    PruneOptions, RollbackPlan, SelfImprovementBackup, SelfImprovementState, SelfImprovementTask, ServiceOptions,
+    SharedMounts, SlackContext, StatePersistenceService, StateRetention, StateStore, StoreOptions, TaskCheckpoint,
+    TaskState, TaskStatus, ValidationCheck, write_private_file,
 };
 use chrono::{DateTime, Utc};
 use common::program::{command, error, json, run};
@@ -998,5 +1000,152 @@ fn what_stands_in_place_of_the_export_is_kept_and_no_matter_of_the_state() -> Te
     let report = store.check()?;
     assert!(report.ok, "{:?}", report.problems);
     assert!(report.notes.iter().any(|it| it.kind == "backup" && it.message.contains("changed-export")));
+    Ok(())
+}
+
+/// The export would hold the key twice, and reading it back would lose one of the values.
+#[test]
+fn a_key_in_extra_that_names_a_field_is_refused_for_every_record() -> TestResult {
+    let base = Base::new()?;
+    let store = base.store()?;
+    let with = |key: &str| {
+        let mut extra = Extra::new();
+        extra.insert(key.into(), "a".into());
+        extra
+    };
+    let refused = |result: agentmux_state::Result<()>, of: &str, expected: &str| match result {
+        Err(Error::InvalidValue { record, detail }) => {
+            assert_eq!(record, of);
+            assert!(detail.starts_with(expected), "{detail}");
+        }
+        other => panic!("{of}, {expected}: {other:?}"),
+    };
+    store.update_task(&task("T-1", TaskStatus::Pending))?;
+    store.update_conversation(&conversation("C-1", [1]))?;
+    let before = export(&store)?;
+
+    // Also the name of a field that is absent, and one that serde writes under another name than Rust.
+    for key in ["id", "title", "assignedTo", "checkpoint", "lastActivityAt"] {
+        let task = TaskState { extra: with(key), ..task("T-1", TaskStatus::Paused) };
+        let expected = format!("extra holds the key \"{key}\"");
+        refused(store.update_task(&task), "task T-1", &expected);
+        refused(
+            store.batch(|batch| {
+                batch.remove_conversation("C-1")?;
+                batch.update_task(&task)
+            }),
+            "task T-1",
+            &expected,
+        );
+    }
+    let mut nested = task("T-1", TaskStatus::Paused);
+    nested.progress.extra = with("percentComplete");
+    refused(store.update_task(&nested), "task T-1", "progress.extra holds the key \"percentComplete\"");
+    nested.progress.extra.clear();
+    nested.checkpoint = Some(TaskCheckpoint { extra: with("workData"), ..TaskCheckpoint::default() });
+    refused(store.update_task(&nested), "task T-1", "checkpoint.extra holds the key \"workData\"");
+
+    let message = |key: &str| PersistedMessage { extra: with(key), ..PersistedMessage::default() };
+    let plain = conversation("C-1", [1]);
+    let mut messages = plain.recent_messages.clone();
+    messages.push(message("agentName"));
+    for (conversation, expected) in [
+        (
+            ConversationState { extra: with("recentMessages"), ..plain.clone() },
+            "extra holds the key \"recentMessages\"",
+        ),
+        (ConversationState { recent_messages: messages, ..plain.clone() }, "recentMessages[1].extra holds the key"),
+        (
+            ConversationState {
+                slack_context: Some(SlackContext { extra: with("threadTs"), ..SlackContext::default() }),
+                ..plain.clone()
+            },
+            "slackContext.extra holds the key \"threadTs\"",
+        ),
+    ] {
+        refused(store.update_conversation(&conversation), "conversation C-1", expected);
+    }
+    refused(
+        store.append_message("C-1", &message("role")),
+        "message for conversation C-1",
+        "extra holds the key \"role\"",
+    );
+
+    let activity = AgentActivity { extra: with("type"), ..AgentActivity::default() };
+    for (agent, expected) in [
+        (AgentState { extra: with("sessionName"), ..agent("A-1") }, "extra holds the key \"sessionName\""),
+        (AgentState { last_activity: Some(activity), ..agent("A-1") }, "lastActivity.extra holds the key \"type\""),
+    ] {
+        refused(store.update_agent(&agent), "agent A-1", expected);
+    }
+    let plain = ProjectState { id: "P-1".into(), ..ProjectState::default() };
+    let git = GitState { extra: with("branch"), ..GitState::default() };
+    let build = BuildState { extra: with("lastBuildAt"), ..BuildState::default() };
+    for (project, expected) in [
+        (ProjectState { extra: with("gitState"), ..plain.clone() }, "extra holds the key \"gitState\""),
+        (ProjectState { git_state: Some(git), ..plain.clone() }, "gitState.extra holds the key \"branch\""),
+        (ProjectState { build_state: Some(build), ..plain.clone() }, "buildState.extra holds the key \"lastBuildAt\""),
+    ] {
+        refused(store.update_project(&project), "project P-1", expected);
+    }
+
+    let improvement = SelfImprovementState::default;
+    let change = PlannedChange { extra: with("type"), ..PlannedChange::default() };
+    let file = BackedUpFile { extra: with("checksum"), ..BackedUpFile::default() };
+    let of_task = |it| SelfImprovementState { current_task: Some(it), ..SelfImprovementState::default() };
+    let of_backup = |it| SelfImprovementState { backup: Some(it), ..SelfImprovementState::default() };
+    for (state, expected) in [
+        (SelfImprovementState { extra: with("backup"), ..improvement() }, "extra holds the key \"backup\""),
+        (
+            of_task(SelfImprovementTask { extra: with("status"), ..SelfImprovementTask::default() }),
+            "currentTask.extra holds the key \"status\"",
+        ),
+        (
+            of_task(SelfImprovementTask { planned_changes: vec![change], ..SelfImprovementTask::default() }),
+            "currentTask.plannedChanges[0].extra holds the key \"type\"",
+        ),
+        (
+            of_backup(SelfImprovementBackup { extra: with("gitCommit"), ..SelfImprovementBackup::default() }),
+            "backup.extra holds the key \"gitCommit\"",
+        ),
+        (
+            of_backup(SelfImprovementBackup { files: vec![file], ..SelfImprovementBackup::default() }),
+            "backup.files[0].extra holds the key \"checksum\"",
+        ),
+        (
+            SelfImprovementState {
+                validation_checks: vec![ValidationCheck { extra: with("passed"), ..ValidationCheck::default() }],
+                ..improvement()
+            },
+            "validationChecks[0].extra holds the key \"passed\"",
+        ),
+        (
+            SelfImprovementState {
+                rollback_plan: Some(RollbackPlan { extra: with("steps"), ..RollbackPlan::default() }),
+                ..improvement()
+            },
+            "rollbackPlan.extra holds the key \"steps\"",
+        ),
+    ] {
+        refused(store.update_self_improvement(&state), "self-improvement", expected);
+    }
+    assert_eq!(export(&store)?, before);
+
+    // The same keys where they are no field, and a document that has them twice.
+    let mut free = task("T-2", TaskStatus::Pending);
+    free.extra = with("percentComplete");
+    free.extra.insert("assigned_to".into(), "dev-2".into());
+    free.progress.extra = with("title");
+    store.update_task(&free)?;
+    assert_eq!(store.task("T-2")?, Some(free.clone()));
+    assert_eq!(TaskState::from_json(&serde_json::to_string(&free)?)?, free);
+    let document = before.replace("\"tasks\": [", "\"tasks\": [{\"id\": \"T-3\", \"id\": \"T-4\"},");
+    let options = ImportOptions { mode: ImportMode::Merge, ..ImportOptions::default() };
+    store.import_json(document.as_bytes(), options)?;
+    let exported = export(&store)?;
+    let again = Base::new()?;
+    let other = again.store()?;
+    import(&other, &exported)?;
+    assert_eq!(other.state()?.tasks, store.state()?.tasks);
     Ok(())
 }

@@ -8,6 +8,7 @@
 mod agent;
 mod change;
 mod conversation;
+mod extra;
 mod open_enum;
 mod project;
 mod resume;
@@ -19,6 +20,7 @@ mod timestamp;
 pub use agent::{AgentActivity, AgentState, AgentStatus};
 pub use change::{ChangeOperation, ChangeType, StateChange, StateDiff};
 pub use conversation::{ConversationSource, ConversationState, MessageRole, PersistedMessage, SlackContext};
+pub(crate) use extra::Record;
 pub use project::{BuildState, BuildStatus, GitState, ProjectState, ProjectStatus};
 pub use resume::{ConversationResume, NotificationType, ResumeInstructions, ResumeNotification, TaskResume};
 pub use self_improvement::{
@@ -31,7 +33,8 @@ pub use timestamp::Timestamp;
 
 /// Keys of a JSON object that this release does not know, in their order, with their values.
 ///
-/// They are written out again after the known ones. A key that names a field of the type does not belong here.
+/// They are written out again after the known ones. A key that names a field of the type does not belong here: an update with one
+/// fails with [`Error::InvalidValue`](crate::Error::InvalidValue).
 pub type Extra = serde_json::Map<String, serde_json::Value>;
 
 /// Version of the state document's layout that this release writes.

@@ -7,7 +7,8 @@ use super::{Inner, agent, conversation, first, head, project, self_improvement, 
 use crate::db::{Part, Table};
 use crate::error::Result;
 use crate::model::{
-    AgentState, ConversationState, OrchestratorMode, PersistedMessage, ProjectState, SelfImprovementState, TaskState,
+    AgentState, ConversationState, OrchestratorMode, PersistedMessage, ProjectState, Record, SelfImprovementState,
+    TaskState,
 };
 
 /// The changes of one transaction; see [`StateStore::batch`](crate::StateStore::batch).
@@ -23,31 +24,37 @@ impl<'t> Batch<'t> {
 
     /// As [`StateStore::update_conversation`](crate::StateStore::update_conversation).
     pub fn update_conversation(&self, conversation: &ConversationState) -> Result<()> {
+        conversation.require_unknown_keys(|| format!("conversation {}", conversation.id))?;
         self.run(|conn| conversation::write(conn, conversation, self.store.options.message_limit))
     }
 
     /// As [`StateStore::append_message`](crate::StateStore::append_message).
     pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
+        message.require_unknown_keys(|| format!("message for conversation {conversation_id}"))?;
         self.run(|conn| conversation::append(conn, conversation_id, message, self.store.options.message_limit))
     }
 
     /// As [`StateStore::update_task`](crate::StateStore::update_task).
     pub fn update_task(&self, task: &TaskState) -> Result<()> {
+        task.require_unknown_keys(|| format!("task {}", task.id))?;
         self.run(|conn| task::write(conn, task))
     }
 
     /// As [`StateStore::update_agent`](crate::StateStore::update_agent).
     pub fn update_agent(&self, agent: &AgentState) -> Result<()> {
+        agent.require_unknown_keys(|| format!("agent {}", agent.session_name))?;
         self.run(|conn| agent::write(conn, agent))
     }
 
     /// As [`StateStore::update_project`](crate::StateStore::update_project).
     pub fn update_project(&self, project: &ProjectState) -> Result<()> {
+        project.require_unknown_keys(|| format!("project {}", project.id))?;
         self.run(|conn| project::write(conn, project))
     }
 
     /// As [`StateStore::update_self_improvement`](crate::StateStore::update_self_improvement).
     pub fn update_self_improvement(&self, state: &SelfImprovementState) -> Result<()> {
+        state.require_unknown_keys(|| "self-improvement".into())?;
         self.run(|conn| self_improvement::write(conn, state))
     }
 
