@@ -472,6 +472,18 @@ pub enum ForeignFile {
     /// A link, which would lead writes elsewhere.
     #[error("it is a link")]
     Link,
+    /// A directory.
+    #[error("it is a directory")]
+    Directory,
+    /// A named pipe.
+    #[error("it is a named pipe")]
+    Pipe,
+    /// A socket.
+    #[error("it is a socket")]
+    Socket,
+    /// A device.
+    #[error("it is a device")]
+    Device,
 }
 
 /// What is wrong with a database's record of its migrations.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use crate::db::FileId;
+use crate::db::{self, FileId};
 use crate::directory::{self, DATABASE_FILE, private_file};
 use crate::error::{Error, Result};
 
@@ -34,6 +34,8 @@ pub struct DirectoryLock {
     path: PathBuf,
     file: File,
     id: FileId,
+    /// Whether it is a command's, which made the file: then the file goes with it.
+    is_temporary: bool,
 }
 
 /// The lock files that this process holds. A process id does not tell: two containers may both have a process 1.
@@ -146,10 +148,12 @@ impl DirectoryLock {
     }
 
     fn acquire_as(role: Role, state_dir: &Path) -> Result<Self> {
-        let state_dir = &directory::prepare(state_dir)?;
+        db::refuse_other_program(&state_dir.join(DATABASE_FILE))?;
+        directory::create_directory(state_dir)?;
+        let state_dir = &directory::resolve(state_dir)?;
         let mut seen = None;
         loop {
-            if let Some(lock) = Self::try_acquire(state_dir)? {
+            if let Some(lock) = Self::try_acquire(role, state_dir)? {
                 lock.file.set_permissions(private_file()).map_err(Error::io("set the mode of", &lock.path))?;
                 lock.write(role)?;
                 return Ok(lock);
@@ -241,8 +245,9 @@ impl DirectoryLock {
         self.write(Role::Service)
     }
 
-    fn try_acquire(state_dir: &Path) -> Result<Option<Self>> {
+    fn try_acquire(role: Role, state_dir: &Path) -> Result<Option<Self>> {
         let path = state_dir.join(LOCK_FILE);
+        let is_new = fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let Some(file) = open(&path, &mut options)? else { return Ok(None) };
@@ -257,7 +262,7 @@ impl DirectoryLock {
             return Ok(None);
         }
         lock(&HELD).push(id);
-        Ok(Some(Self { path, file, id }))
+        Ok(Some(Self { path, file, id, is_temporary: is_new && role == Role::Command }))
     }
 
     /// Writes who holds the lock. The process id first and in one piece: others read while this writes.
@@ -275,6 +280,10 @@ impl Drop for DirectoryLock {
         let mut held = lock(&HELD);
         if let Some(index) = held.iter().position(|id| *id == self.id) {
             held.swap_remove(index);
+        }
+        if self.is_temporary && self.is_in_place() {
+            // Before the lock is freed: whoever has opened the file meanwhile finds that it is gone, and makes another one.
+            let _ = fs::remove_file(&self.path);
         }
         // Only so that nobody reads the pid of a process that is gone; the lock is freed either way.
         let _ = self.file.set_len(0);

@@ -16,8 +16,8 @@ use rusqlite::Connection;
 
 use crate::backup::{Backup, BackupId, Folder, Retention, RetentionReport, create_in};
 use crate::clock::Clock;
-use crate::db::{Closed, Durability};
-use crate::directory::{self, STATE_DIRECTORY, default_state_dir};
+use crate::db::{self, Closed, Durability};
+use crate::directory::{self, DATABASE_FILE, STATE_DIRECTORY, default_state_dir};
 use crate::document::{ImportOptions, ImportReport, import, typescript_file};
 use crate::error::{Error, Result};
 use crate::lock::DirectoryLock;
@@ -220,6 +220,7 @@ impl StatePersistenceService {
     pub fn initialize(&self) -> Result<Option<OrchestratorState>> {
         let state_dir = self.inner.state_dir.as_ref().ok_or(Error::NoHome)?;
         self.inner.options.shared_mounts.refuse(state_dir)?;
+        db::refuse_foreign(&state_dir.join(DATABASE_FILE))?;
         let state_dir = directory::prepare(state_dir)?;
         let turn_on_directory = turn_on(&state_dir);
         let _turn_on_directory = lock(&turn_on_directory);

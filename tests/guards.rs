@@ -1149,3 +1149,153 @@ fn a_key_in_extra_that_names_a_field_is_refused_for_every_record() -> TestResult
     assert_eq!(other.state()?.tasks, store.state()?.tasks);
     Ok(())
 }
+
+/// Everything in a directory: names, kinds, modes and contents.
+fn picture(directory: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let metadata = fs::symlink_metadata(&path)?;
+        let (name, mode, modified) = (path.display(), metadata.mode(), metadata.modified()?);
+        if metadata.is_file() {
+            found.push(format!("{name} {mode:o} {modified:?} {:?}", fs::read(&path)?));
+        } else {
+            found.push(format!("{name} {mode:o}"));
+        }
+        if metadata.is_dir() {
+            found.extend(picture(&path)?);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Each command that works on a database, as it is called where it may be refused.
+const COMMANDS: [&[&str]; 24] = [
+    &["list", "tasks"],
+    &["show", "task", "T-1"],
+    &["status"],
+    &["check"],
+    &["search", "word"],
+    &["resume"],
+    &["export", "-"],
+    &["export"],
+    &["checkpoint"],
+    &["graph"],
+    &["report", "/dev/null"],
+    &["backup", "create"],
+    &["backup", "list"],
+    &["backup", "verify"],
+    &["backup", "restore", "backup-1-a"],
+    &["backup", "prune"],
+    &["migrate"],
+    &["migrate", "--status"],
+    &["migrate", "--dry-run"],
+    &["prune"],
+    &["prune", "--dry-run"],
+    &["recover"],
+    &["import", "tests/fixtures/current-state.json"],
+    &["import", "--replace", "tests/fixtures/current-state.json"],
+];
+
+/// Runs every command on what `make` puts in place of the database; each is refused and leaves everything as it was.
+fn refused_without_a_trace(
+    what: &str,
+    expected: &str,
+    make: impl Fn(&Path) -> TestResult,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let base = Base::new()?;
+    fs::create_dir_all(base.state_dir())?;
+    make(&base.file("state.db"))?;
+    let before = picture(&base.state_dir())?;
+    for arguments in COMMANDS {
+        let message = error(&base, 1, arguments);
+        // `recover` reports damage that it cannot mend as damage, whatever it looks like.
+        assert!(message.contains(expected) || arguments == ["recover"], "{what}, {arguments:?}: {message}");
+        assert!(picture(&base.state_dir())? == before, "{what}, {arguments:?} left {:?}", names(&base.state_dir())?);
+    }
+    let opened = [
+        StateStore::open(base.state_dir()).err(),
+        StateStore::open_read_only(base.state_dir()).err(),
+        StatePersistenceService::new(Some(base.path())).initialize().err(),
+    ];
+    for error in opened {
+        let error = error.expect("it is refused").to_string();
+        assert!(error.contains(expected), "{what}: {error}");
+    }
+    let clean = picture(&base.state_dir())? == before || expected == "is damaged";
+    assert!(clean, "{what}: the library left {:?}", names(&base.state_dir())?);
+    Ok(())
+}
+
+fn names(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+#[test]
+fn a_refused_command_leaves_another_programs_database_and_its_directory_as_they_are() -> TestResult {
+    let make = |sql: &'static str| move |path: &Path| Ok(Connection::open(path)?.execute_batch(sql)?);
+    let foreign = "another program's SQLite database, application_id 0";
+    refused_without_a_trace("a database", foreign, make("CREATE TABLE t(a); INSERT INTO t VALUES (1);"))?;
+    let numbered = make("PRAGMA application_id = 7; CREATE TABLE t(a);");
+    refused_without_a_trace("a numbered one", "application_id 7", numbered)?;
+    refused_without_a_trace("one in WAL mode", foreign, make("PRAGMA journal_mode = wal; CREATE TABLE t(a);"))?;
+    // Of a program that was killed: what it committed last is in its WAL, or what it is to undo in its journal.
+    for (mode, files) in [("wal", ["", "-wal", "-shm"].as_slice()), ("delete", &["", "-journal"])] {
+        refused_without_a_trace(mode, foreign, |path| {
+            let elsewhere = tempfile::tempdir()?;
+            let live = elsewhere.path().join("live.db");
+            let conn = Connection::open(&live)?;
+            conn.execute_batch(&format!("PRAGMA journal_mode = {mode}; PRAGMA cache_size = 1; CREATE TABLE t(a);"))?;
+            conn.execute_batch("BEGIN; WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) INSERT INTO t SELECT i FROM n;")?;
+            if mode == "wal" {
+                conn.execute_batch("COMMIT")?;
+            }
+            for suffix in files {
+                let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+                assert!(Command::new("cp").args([of(&live), of(path)]).status()?.success(), "{mode}{suffix}");
+                assert!(fs::metadata(of(path))?.len() > 0, "{mode}{suffix}");
+            }
+            Ok(())
+        })?;
+    }
+    refused_without_a_trace("a text", "no SQLite file", |path| Ok(fs::write(path, "a text\n".repeat(900))?))?;
+    refused_without_a_trace("a short text", "no SQLite file", |path| Ok(fs::write(path, "a text\n")?))
+}
+
+#[test]
+fn a_refused_command_leaves_a_damaged_database_and_its_directory_as_they_are() -> TestResult {
+    let whole = Base::new()?;
+    run(&whole, 0, &["import", "tests/fixtures/current-state.json"]);
+    let whole = fs::read(whole.file("state.db"))?;
+    refused_without_a_trace("one that was cut", "is damaged", |path| Ok(fs::write(path, &whole[..20_000])?))?;
+    refused_without_a_trace("one without a schema", "is damaged", |path| {
+        let mut damaged = whole.clone();
+        damaged[100..4096].fill(0x55);
+        Ok(fs::write(path, damaged)?)
+    })
+}
+
+/// Also where nothing is wrong, reading leaves no file, and a command no lock.
+#[test]
+fn a_reading_command_makes_no_files() -> TestResult {
+    let base = Base::new()?;
+    run(&base, 0, &["import", "tests/fixtures/current-state.json"]);
+    assert!(!base.file("service.lock").exists());
+    let before = picture(&base.state_dir())?;
+    for arguments in [["list", "tasks"].as_slice(), &["status"], &["check"], &["resume"], &["export", "-"], &["graph"]]
+    {
+        run(&base, 0, arguments);
+        assert!(picture(&base.state_dir())? == before, "{arguments:?} left {:?}", names(&base.state_dir())?);
+    }
+    // Beside a process that has the database open, the files are in use.
+    let store = base.store()?;
+    store.update_task(&task("T-new", TaskStatus::Pending))?;
+    let in_use = names(&base.state_dir())?.len();
+    run(&base, 0, &["show", "task", "T-new"]);
+    assert_eq!(names(&base.state_dir())?.len(), in_use);
+    store.update_task(&task("T-newer", TaskStatus::Pending))?;
+    drop(store);
+    run(&base, 0, &["show", "task", "T-newer"]);
+    Ok(())
+}

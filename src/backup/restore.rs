@@ -263,6 +263,10 @@ pub(crate) fn each_usable(
     progress: &ProgressCallback,
     mut take: impl FnMut(Backup, NamedTempFile) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
+    if Folder::look(state_dir)?.list()?.is_empty() {
+        // No folder is made for none.
+        return Ok(());
+    }
     let folder = Folder::change(state_dir)?;
     for backup in folder.list()? {
         match usable_copy(folder.temporary_file()?, &backup, None, now, progress, |_| Ok(())) {

@@ -45,6 +45,7 @@ pub(super) fn dry_run(context: &Context) -> Outcome {
 
 /// `migrate`
 pub(super) fn run(context: &Context) -> Outcome {
+    context.look()?;
     let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
     let before = match StateStore::migration_status(&context.state_dir) {
         Ok(status) => Some(status),

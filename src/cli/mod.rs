@@ -431,6 +431,14 @@ impl Context {
         StateStore::open_read_only_with(&self.state_dir, self.options())
     }
 
+    /// Fails where what is there cannot be opened, before anything is made beside it. Nothing there is no failure.
+    fn look(&self) -> Result<(), Error> {
+        match StateStore::migration_status(&self.state_dir) {
+            Ok(_) | Err(Error::NoDatabase { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The state, for writing, where it is there already and up to date.
     fn write(&self) -> Result<StateStore, Error> {
         self.read()?;

@@ -29,6 +29,7 @@ pub(super) fn import(context: &Context, path: &Path, options: ImportOptions) -> 
         StateStore::validate_json(reader(&file), &options)?;
         file.rewind()?;
     }
+    context.look()?;
     let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
     // An import is no upgrade.
     let store = match context.write() {

@@ -57,6 +57,11 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     Ok(conn)
 }
 
+/// Opens an existing database for writing, with SQLite's own settings and without waiting for anybody.
+pub(super) fn open_unconfigured(path: &Path) -> Result<Connection> {
+    Ok(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | COMMON)?)
+}
+
 /// Opens an existing database for reading.
 pub(super) fn open_reader(path: &Path) -> Result<Connection> {
     let conn = Connection::open_with_flags(path, READ_ONLY)?;

@@ -11,6 +11,7 @@ use super::backup;
 use super::connection::{self, Durability};
 use super::deadline::{BUSY_TIMEOUT, until};
 use super::disk::require_readable;
+use super::foreign::{self, Traces, refuse_foreign};
 use super::group::{Group, GroupConnection, Part};
 use super::lost_log::{lost_frames, mark_shared_memory};
 use super::migrations::{self, MigrationStatus};
@@ -18,7 +19,7 @@ use super::place::Place;
 use super::schema;
 use super::shield::Shield;
 use crate::directory::{self, sync_directory};
-use crate::error::{Error, ForeignFile, Result};
+use crate::error::{Error, Result};
 use crate::progress::ProgressCallback;
 use chrono::{DateTime, Utc};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -54,6 +55,8 @@ pub(crate) struct Database {
     place: Place,
     /// What keeps a person's objects out of the writer's transactions.
     shield: Shield,
+    /// Of a database that is only read; dropped after its connections.
+    _traces: Option<Traces>,
 }
 
 thread_local! {
@@ -138,8 +141,9 @@ impl Database {
         progress: &ProgressCallback,
         before_upgrade: impl FnOnce() -> Result<B>,
     ) -> Result<Self> {
-        open_writer(path, durability, progress, before_upgrade)
-            .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer, path)), readers))
+        refuse_foreign(path)
+            .and_then(|()| open_writer(path, durability, progress, before_upgrade))
+            .and_then(|writer| Self::with(path, Writer::Open(GroupConnection::new(writer, path)), readers, None))
             // From now on the locks can be compared.
             .and_then(|database| database.place.locks_are_held().map(|()| database))
             .map_err(|error| tell_from_failed_read(error.at(path)))
@@ -148,8 +152,10 @@ impl Database {
     /// Opens an existing database, at this release's schema, for reading only.
     pub(crate) fn open_read_only(path: &Path, readers: u32) -> Result<Self> {
         let open = || {
-            open_existing(path)?;
-            let database = Self::with(path, Writer::ReadOnly, readers)?;
+            refuse_foreign(path)?;
+            let traces = Traces::before_reading(path);
+            drop(open_existing(path)?);
+            let database = Self::with(path, Writer::ReadOnly, readers, Some(traces))?;
             database.read(|_| Ok(()))?;
             Ok(database)
         };
@@ -166,12 +172,15 @@ impl Database {
     /// Opens an existing database of ours, whatever its schema, to be replaced and for nothing else.
     pub(crate) fn open_to_replace(path: &Path) -> Result<Self> {
         let open = || {
+            refuse_foreign(path)?;
             require_one_name(path)?;
+            let traces = Traces::before_reading(path);
             drop(open_existing(path)?);
+            drop(traces);
             let writer = connection::open_writer(path)?;
             migrations::require_ours(&writer, path)?;
             connection::configure_writer(&writer, Durability::Full)?;
-            Self::with(path, Writer::Open(GroupConnection::new(writer, path)), 1)
+            Self::with(path, Writer::Open(GroupConnection::new(writer, path)), 1, None)
         };
         open().map_err(|error: Error| error.at(path))
     }
@@ -179,10 +188,12 @@ impl Database {
     /// Which migrations a database has had and is to get.
     pub(crate) fn migration_status(path: &Path) -> Result<MigrationStatus> {
         let status = |mut conn: Connection| migrations::release().status(&*conn.transaction()?, path);
+        refuse_foreign(path)?;
+        let _traces = Traces::before_reading(path);
         open_existing(path).and_then(status).map_err(|error| tell_from_failed_read(error.at(path)))
     }
 
-    fn with(path: &Path, writer: Writer, max_readers: u32) -> Result<Self> {
+    fn with(path: &Path, writer: Writer, max_readers: u32, traces: Option<Traces>) -> Result<Self> {
         let max_readers = max_readers.max(1);
         let manager = SqliteConnectionManager::file(path)
             .with_flags(connection::READ_ONLY)
@@ -213,6 +224,7 @@ impl Database {
             schema_cookie: AtomicI64::new(-1),
             place: Place::record(path)?,
             shield: Shield::default(),
+            _traces: traces,
         })
     }
 
@@ -661,6 +673,7 @@ pub(crate) fn tell_from_failed_read(error: Error) -> Error {
 
 /// Fails where a database is not there, is not ours, or has another schema; `check` looks at what is in it.
 pub(crate) fn require_whole(path: &Path, check: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+    let _traces = Traces::before_reading(path);
     let conn = open_existing(path)?;
     let whole = || {
         let status = migrations::release().status(&conn, path)?;
@@ -813,13 +826,10 @@ fn require_whole_wal(path: &Path) -> Result<()> {
 /// Whether the database is there. A log without its database is not taken for the absence of both.
 fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_symlink() => {
-            Err(Error::NotAStateDatabase { path: path.to_path_buf(), found: ForeignFile::Link })
-        }
-        Ok(metadata) if metadata.len() == 0 => {
-            Err(Error::NotAStateDatabase { path: path.to_path_buf(), found: ForeignFile::Empty })
-        }
-        Ok(_) => Ok(true),
+        Ok(metadata) => match foreign::kind(&metadata) {
+            Some(found) => Err(Error::NotAStateDatabase { path: path.to_path_buf(), found }),
+            None => Ok(true),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let is_left = |log: &PathBuf| fs::symlink_metadata(log).is_ok_and(|metadata| metadata.len() > 0);
             let log = [beside(path, "-wal"), beside(path, "-journal")].into_iter().find(is_left);

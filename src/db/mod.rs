@@ -10,6 +10,7 @@ mod connection;
 mod database;
 mod deadline;
 mod disk;
+mod foreign;
 mod group;
 mod kept_files;
 mod lost_log;
@@ -36,6 +37,7 @@ pub(crate) use database::{
 };
 pub(crate) use deadline::BUSY_TIMEOUT;
 pub(crate) use disk::{copy_files, require_readable};
+pub(crate) use foreign::{refuse_foreign, refuse_other_program};
 pub(crate) use group::Part;
 pub(crate) use lost_log::{LostFrames, lost_frames};
 pub use migrations::{AppliedMigration, MigrationStatus, PendingMigration};

@@ -27,7 +27,7 @@ pub(crate) trait Record: DeserializeOwned {
     /// the record.
     fn require_unknown_keys(&self, name: impl FnOnce() -> String) -> Result<()> {
         let mut look = Look::default();
-        look.into_record(self);
+        look.walk(self);
         match look.found {
             None => Ok(()),
             Some((path, key)) => {
@@ -48,7 +48,7 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    fn into_record<R: Record>(&mut self, record: &R) {
+    fn walk<R: Record>(&mut self, record: &R) {
         match record.extra().keys().find(|key| is_field::<R>(key)) {
             Some(key) => self.found = Some((String::new(), key.clone())),
             None => record.look_inside(self),
@@ -60,7 +60,7 @@ impl Look {
             if self.found.is_some() {
                 return;
             }
-            self.into_record(record);
+            self.walk(record);
             if let Some((path, _)) = &mut self.found {
                 let index = if is_list { format!("[{index}]") } else { String::new() };
                 *path = format!("{field}{index}.{path}");

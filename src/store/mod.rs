@@ -41,7 +41,7 @@ pub use upgrade::MigrationDryRun;
 
 use crate::backup;
 use crate::clock::Clock;
-use crate::db::{BUSY_TIMEOUT, Database, Durability, Work, WriteAheadLog, write_ahead_log};
+use crate::db::{self, BUSY_TIMEOUT, Database, Durability, Work, WriteAheadLog, write_ahead_log};
 use crate::directory::{self, DATABASE_FILE};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -149,6 +149,7 @@ impl StateStore {
     /// ```
     pub fn open_with(state_dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self> {
         options.shared_mounts.refuse(state_dir.as_ref())?;
+        db::refuse_foreign(&state_dir.as_ref().join(DATABASE_FILE))?;
         let state_dir = directory::prepare(state_dir.as_ref())?;
         options.shared_mounts.warn(&state_dir);
         let (mut database, upgrade) = upgrade::open(&state_dir, &options)?;

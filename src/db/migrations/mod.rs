@@ -31,7 +31,7 @@ mod embedded {
 const STATE_VERSIONS: &[(u32, &str)] = &[(1, "1.0.0"), (2, "1.0.0"), (3, "1.0.0"), (4, "1.0.0"), (5, "1.0.0")];
 
 /// Marks a file as a state database: `AMXS`.
-const APPLICATION_ID: i32 = 0x414d_5853;
+pub(super) const APPLICATION_ID: i32 = 0x414d_5853;
 
 /// The migrations of this release.
 pub(super) fn release() -> &'static MigrationSet {
