@@ -292,7 +292,7 @@ pub enum Error {
     },
 
     /// There is no such conversation, task, agent, project or backup.
-    #[error("there is no {kind} {id:?}")]
+    #[error("there is no {kind} {id:?}{}", list_of(kind))]
     NotFound {
         /// What was looked for.
         kind: &'static str,
@@ -697,6 +697,14 @@ fn advice(action: &str) -> &'static str {
 
 fn list(problems: &[DocumentProblem]) -> String {
     problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+/// The command that lists what there is of a kind.
+fn list_of(kind: &str) -> &'static str {
+    match kind {
+        "backup" => ". `agentmux-state backup list` lists the backups",
+        _ => "",
+    }
 }
 
 fn holder(pid: &Option<u32>) -> String {

@@ -1260,6 +1260,11 @@ fn a_refused_command_leaves_another_programs_database_and_its_directory_as_they_
         })?;
     }
     refused_without_a_trace("a text", "no SQLite file", |path| Ok(fs::write(path, "a text\n".repeat(900))?))?;
+    refused_without_a_trace("a directory", "it is a directory", |path| Ok(fs::create_dir(path)?))?;
+    refused_without_a_trace("a pipe", "it is a named pipe", make_pipe)?;
+    refused_without_a_trace("a socket", "it is a socket", |path| {
+        Ok(std::os::unix::net::UnixListener::bind(path).map(drop)?)
+    })?;
     refused_without_a_trace("a short text", "no SQLite file", |path| Ok(fs::write(path, "a text\n")?))
 }
 

@@ -417,3 +417,38 @@ fn in_a_role() -> TestResult {
     service.prepare_for_shutdown()?;
     Ok(())
 }
+
+/// An input without an end is refused as soon as it cannot be a document, and nothing is made.
+#[test]
+fn an_import_does_not_read_on_what_cannot_be_a_document() -> TestResult {
+    let base = Base::new()?;
+    let program = env!("CARGO_BIN_EXE_agentmux-state");
+    let directory = base.path().display();
+    for (input, expected) in [
+        ("import /dev/zero".to_owned(), "this is not JSON"),
+        ("import - </dev/zero".to_owned(), "this is not JSON"),
+        (format!("import '{directory}'"), "it is a directory; name a state document"),
+        ("import - < <(yes '')".to_owned(), "bytes of whitespace, which is no state document"),
+    ] {
+        // A temporary file of more than 64 MB would kill it.
+        let script = format!(
+            "ulimit -f 65536; exec timeout 30 '{program}' --state-dir '{}' {input}",
+            base.state_dir().display()
+        );
+        let output = Command::new("bash").args(["-c", &script]).stdout(Stdio::null()).output()?;
+        let message = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{input}: {message}");
+        assert!(message.contains(expected) && !message.contains("Try again"), "{input}: {message}");
+        assert!(!base.state_dir().exists(), "{input}");
+    }
+    // Whitespace and a byte order mark before a document are nothing wrong.
+    let script = format!(
+        "{{ printf '\\n \\n'; cat tests/fixtures/current-state.json; }} | '{program}' --state-dir '{}' import -",
+        base.state_dir().display()
+    );
+    let output = Command::new("bash").args(["-c", &script]).output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let missing = command(&base, &["backup", "restore", "no-such"]).output()?;
+    assert!(String::from_utf8(missing.stderr)?.contains("`agentmux-state backup list` lists the backups"));
+    Ok(())
+}

@@ -20,7 +20,12 @@ pub(super) fn import(context: &Context, path: &Path, options: ImportOptions) -> 
     let is_stdin = path.as_os_str() == "-";
     let source_name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let file = if is_stdin { spool(io::stdin().lock()) } else { open_seekable(path) };
-    let mut file = file.map_err(|source| Error::Io { action: "read", path: source_name.clone().into(), source })?;
+    let mut file = file.map_err(|source| {
+        // Trying again does not help against what it is.
+        let is_of_another_kind = matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory);
+        let action = if is_of_another_kind { "import" } else { "read" };
+        Error::Io { action, path: source_name.clone().into(), source }
+    })?;
     let total_bytes = file.metadata().ok().map(|metadata| metadata.len());
     let options = ImportOptions { source_name, total_bytes, ..options };
 
@@ -65,13 +70,51 @@ pub(super) fn export(context: &Context, path: Option<&Path>) -> Outcome {
 /// A file that can be read twice; what cannot be, such as a pipe, is spooled.
 fn open_seekable(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { spool(file) }
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        let detail = "it is a directory; name a state document, such as current-state.json";
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, detail));
+    }
+    if metadata.is_file() { Ok(file) } else { spool(file) }
 }
 
-/// What a reader gives, in a file without a name.
+/// Most whitespace before a document.
+const MOST_BLANK: usize = 1024 * 1024;
+
+/// What a reader gives, in a file without a name, which is gone when the process ends, however it ends. What cannot begin a document
+/// is not read on: it may have no end.
 fn spool(mut reader: impl Read) -> io::Result<File> {
     let mut file = tempfile::tempfile()?;
-    io::copy(&mut reader, &mut file)?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut blank = 0;
+    let mut begins = false;
+    loop {
+        let read = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let bytes = &buffer[..read];
+        if !begins {
+            match bytes.iter().position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t')) {
+                // What cannot begin a document is kept as far as it was read, for the error that names it. So is a byte order mark.
+                Some(at) if !matches!(bytes[at], b'{' | 0xef) => {
+                    file.write_all(bytes)?;
+                    break;
+                }
+                Some(_) => begins = true,
+                None => blank += read,
+            }
+            if blank > MOST_BLANK {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("it begins with more than {MOST_BLANK} bytes of whitespace, which is no state document"),
+                ));
+            }
+        }
+        file.write_all(bytes)?;
+    }
     file.rewind()?;
     Ok(file)
 }
