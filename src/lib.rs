@@ -29,56 +29,58 @@
 //! # }
 //! ```
 
+#[cfg(not(unix))]
+compile_error!(
+    "agentmux-state needs a Unix system: file modes, inodes, `flock` and POSIX locks protect the state. Linux is supported; macOS \
+     works with fewer checks, as it has no /proc. On Windows, use WSL 2."
+);
+
 mod backup;
 mod check;
 mod clock;
 mod db;
-mod directory;
 mod document;
 mod error;
 mod json;
-mod lock;
 mod model;
-mod mount;
-mod output;
 mod progress;
+mod prune;
 mod recover;
 mod resume;
+mod rows;
 mod search;
 mod service;
+mod setters;
+mod state_dir;
 mod store;
-mod timer;
-mod upkeep;
+mod summary;
 
 pub use backup::{
     Backup, BackupId, BackupVerdict, RestoreReport, Retention, RetentionReport, list_backups, verify_backups,
 };
-pub use check::{CheckFinding, CheckReport};
+pub use check::{CheckFacts, CheckFinding, CheckReport};
 pub use clock::Clock;
-pub use db::{AppliedMigration, Durability, MigrationStatus, PendingMigration, WriteAheadLog};
-pub use directory::{DATABASE_FILE, EXPORT_FILE, default_state_dir};
-pub use document::{
-    ExportedFile, ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning,
-};
+pub use db::{AppliedMigration, Durability, Interrupt, MigrationStatus, PendingMigration, WriteAheadLog};
+pub use document::{ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning};
 pub use error::{DocumentProblem, Error, ForeignFile, HistoryProblem, Result};
 pub use json::{to_json, to_string as to_compact_json};
-pub use lock::{DirectoryLock, LockHolder};
 pub use model::*;
-pub use mount::SharedMounts;
-pub use output::write_private_file;
 pub use progress::{Progress, ProgressCallback, Stage};
-pub use recover::{RecoveredCounts, RecoveryFinding, RecoveryReport, recover};
+pub use prune::{PruneOptions, PruneReport, StateRetention};
+pub use recover::{RecoveryFinding, RecoveryReport};
 pub use resume::resume_instructions;
 pub use search::SearchHit;
 pub use service::{
-    BACKUP_INTERVAL, CHECKPOINT_INTERVAL, KEPT_BACKUPS, ServiceOptions, StatePersistenceService,
+    BACKUP_INTERVAL, CHECKPOINT_INTERVAL, KEPT_BACKUPS, PRUNE_INTERVAL, ServiceOptions, StatePersistenceService,
     reset_state_persistence_service, state_persistence_service,
 };
-pub use store::{
-    Batch, Checkpoint, Counts, EntityKind, Limits, ListFilter, MigrationDryRun, PruneOptions, PruneReport, Pruned, Run,
-    RunOutcome, SetAsideRecord, StateRetention, StateStore, StoreOptions, StoreSummary,
+pub use state_dir::{
+    DATABASE_FILE, DirectoryLock, EXPORT_FILE, LockHolder, SharedMounts, default_state_dir, write_private_file,
 };
-pub use upkeep::PRUNE_INTERVAL;
+pub use store::{
+    Backups, Batch, ExportedFile, Limits, ListFilter, ListOrder, MigrationDryRun, StateStore, StoreOptions, recover,
+};
+pub use summary::StoreSummary;
 
 /// The README's example compiles.
 #[cfg(doctest)]

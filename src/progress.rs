@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 /// How far a long operation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// What is being done.
     pub stage: Stage,

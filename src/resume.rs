@@ -8,9 +8,9 @@ use rusqlite::Connection;
 use crate::error::Result;
 use crate::model::{
     ConversationResume, NotificationType, OrchestratorState, ResumeInstructions, ResumeNotification,
-    SelfImprovementStatus, TaskResume, TaskStatus, Timestamp,
+    SelfImprovementStatus, TaskResume, Timestamp,
 };
-use crate::store::{StateStore, head};
+use crate::rows::{conversation, head, self_improvement, task};
 
 /// A conversation is resumed where its last activity lies less than this before now.
 const RESUME_WINDOW: TimeDelta = TimeDelta::hours(1);
@@ -42,27 +42,16 @@ pub fn resume_instructions(state: &OrchestratorState, now: DateTime<Utc>) -> Res
     )
 }
 
-impl StateStore {
-    /// What to do after a restart, straight from the tables: reads only what it returns.
-    ///
-    /// Equal to [`resume_instructions`] of [`state`](Self::state).
-    ///
-    /// ```
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// let store = agentmux_state::StateStore::open(dir.path())?;
-    /// assert!(store.resume_instructions(chrono::Utc::now())?.tasks_to_resume.is_empty());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn resume_instructions(&self, now: DateTime<Utc>) -> Result<ResumeInstructions> {
-        self.read(|conn| {
-            let restart_count = head::read(conn)?.map_or(0, |state| state.metadata.restart_count);
-            let change = change_in_progress(conn)?;
-            let change = change.as_ref().map(|(description, status)| (description.as_str(), status));
-            Ok(instructions(restart_count, resumable_tasks(conn)?, recent_conversations(conn, now)?, change))
-        })
-    }
+/// The same, straight from the tables: reads only what it returns.
+pub(crate) fn resume_instructions_in(conn: &Connection, now: DateTime<Utc>) -> Result<ResumeInstructions> {
+    let restart_count = head::read(conn)?.map_or(0, |state| state.metadata.restart_count);
+    let change = self_improvement::change_in_progress(conn)?;
+    let change = change.as_ref().map(|(description, status)| (description.as_str(), status));
+    let since = now.checked_sub_signed(RESUME_WINDOW).unwrap_or(DateTime::<Utc>::MIN_UTC).timestamp() - 1;
+    let recent = conversation::maybe_active_since(conn, since)?.into_iter();
+    // The text decides.
+    let recent = recent.filter(|(_, last_activity_at)| is_recent(last_activity_at, now)).map(|(id, _)| id);
+    Ok(instructions(restart_count, task::resumable(conn)?, recent.collect(), change))
 }
 
 fn instructions(
@@ -127,46 +116,4 @@ fn javascript_date(text: &str) -> Option<DateTime<Utc>> {
     };
     let of_mail = || DateTime::parse_from_rfc2822(text).ok().map(|at| at.to_utc());
     with_offset.iter().find_map(of_offset).or_else(of_mail).or_else(|| local.iter().find_map(of_local))
-}
-
-fn resumable_tasks(conn: &Connection) -> Result<Vec<TaskResume>> {
-    let mut select = conn.prepare_cached(
-        "SELECT id, EXISTS (SELECT 1 FROM task_checkpoints WHERE task_id = id)
-         FROM tasks WHERE status IN (?1, ?2) ORDER BY position",
-    )?;
-    let rows = select.query_map([TaskStatus::InProgress.as_str(), TaskStatus::Paused.as_str()], |row| {
-        Ok(TaskResume { id: row.get(0)?, resume_from_checkpoint: row.get(1)? })
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-fn recent_conversations(conn: &Connection, now: DateTime<Utc>) -> Result<Vec<String>> {
-    // The text decides. Only of the usual form, UTC as `toISOString` prints it, SQLite knows as much.
-    let mut select = conn.prepare_cached(
-        "SELECT id, last_activity_at FROM conversations
-         WHERE last_activity_at NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*Z'
-            OR unixepoch(last_activity_at) >= ?1
-         ORDER BY position",
-    )?;
-    let since = now.checked_sub_signed(RESUME_WINDOW).unwrap_or(DateTime::<Utc>::MIN_UTC).timestamp() - 1;
-    let mut rows = select.query([since])?;
-    let mut recent = Vec::new();
-    while let Some(row) = rows.next()? {
-        if is_recent(&row.get::<_, String>(1)?.into(), now) {
-            recent.push(row.get(0)?);
-        }
-    }
-    Ok(recent)
-}
-
-fn change_in_progress(conn: &Connection) -> Result<Option<(String, SelfImprovementStatus)>> {
-    let mut select = conn.prepare_cached(
-        "SELECT task_description, task_status FROM self_improvement
-         WHERE task_id IS NOT NULL AND task_description IS NOT NULL AND task_status IS NOT NULL",
-    )?;
-    let mut rows = select.query([])?;
-    Ok(match rows.next()? {
-        Some(row) => Some((row.get(0)?, row.get::<_, String>(1)?.into())),
-        None => None,
-    })
 }

@@ -25,9 +25,9 @@ pub(crate) fn beside_cp(dir: &Path) -> Result<Group> {
             }
         })
     };
-    let store = StateStore::open_with(dir.join("backup"), StoreOptions { progress, ..StoreOptions::default() })?;
+    let store = StateStore::open_with(dir.join("backup"), StoreOptions::default().progress(progress))?;
     fill(&store, 1000, 5000, Tasks::Mixed)?;
-    let source = store.create_backup("source")?;
+    let source = store.backups().create("source")?;
     let mut unverified = Vec::new();
     let unverified_of = &mut unverified;
     let [copy, create] = in_turns(
@@ -38,7 +38,7 @@ pub(crate) fn beside_cp(dir: &Path) -> Result<Group> {
                 Ok(timed(|| fs::copy(&source.path, &target).and_then(|_| File::open(&target)?.sync_all()))?)
             }),
             Box::new(|round| {
-                let took = timed(|| store.create_backup(&format!("round {round}")))?;
+                let took = timed(|| store.backups().create(&format!("round {round}")))?;
                 unverified_of.push(took - verifying.lock().expect("no panic").1);
                 Ok(took)
             }),

@@ -7,49 +7,24 @@ use std::thread;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rusqlite::params;
 
-use super::restore::SAFETY_LABEL;
+use super::folder::{Backup, Folder, SAFETY_LABEL, checksum};
 use super::verify::verify_content;
-use super::{Backup, Folder, checksum};
 use crate::db::{copy_database, has_known_schema, verify_integrity};
-use crate::directory::{DATABASE_FILE, replace_file, sync_directory};
 use crate::error::{Error, Result};
-use crate::model::Timestamp;
+use crate::model::{Checkpoint, Timestamp};
 use crate::progress::{ProgressCallback, Stage};
-use crate::store::{StateStore, checkpoint};
+use crate::rows::backup_mark;
+use crate::state_dir::{DATABASE_FILE, replace_file, sync_directory};
 
-impl StateStore {
-    /// Makes a backup in `backups/`: the state as it is in one moment, complete in one file, checked, on the disk. Others
-    /// may write meanwhile.
-    ///
-    /// ```
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// let store = agentmux_state::StateStore::open(dir.path())?;
-    /// let backup = store.create_backup("before the upgrade")?;
-    /// assert!(backup.id.ends_with("-before-the-upgrade"));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn create_backup(&self, label: &str) -> Result<Backup> {
-        create(self.state_dir(), label, self.now(), &self.options().progress)
-    }
-}
-
-impl StateStore {
-    /// Whether the newest backup is older than that, and something was checkpointed since. Backups from the future, as a clock that
-    /// was wrong leaves them, do not count: they neither put off the next one nor ask for another at each checkpoint.
-    pub(crate) fn backup_is_due(&self, interval: Duration) -> Result<bool> {
-        let now = self.now();
-        let times = Folder::look(self.state_dir())?.entries()?.into_iter().map(|backup| backup.time());
-        let newest = times.filter(|time| *time <= now).max();
-        let Some(checkpoint) = self.read(checkpoint::last)? else { return Ok(false) };
-        let Some(newest) = newest else { return Ok(true) };
-        let is_old = now.signed_duration_since(newest).to_std().is_ok_and(|age| age >= interval);
-        // A checkpoint from the future was made before the clock was set back.
-        Ok(is_old && checkpoint.checkpointed_at.parse().is_none_or(|at| at > newest))
-    }
+/// Whether the newest backup is older than the interval, and something was checkpointed since. Backups from the future, as
+/// a clock that was wrong leaves them, do not count: they neither put off the next one nor ask for another at each checkpoint.
+pub(crate) fn is_due(state_dir: &Path, interval: Duration, last: &Checkpoint, now: DateTime<Utc>) -> Result<bool> {
+    let times = Folder::look(state_dir)?.entries()?.into_iter().map(|backup| backup.time());
+    let Some(newest) = times.filter(|time| *time <= now).max() else { return Ok(true) };
+    let is_old = now.signed_duration_since(newest).to_std().is_ok_and(|age| age >= interval);
+    // A checkpoint from the future was made before the clock was set back.
+    Ok(is_old && last.checkpointed_at.parse().is_none_or(|at| at > newest))
 }
 
 /// Makes a backup of the database in a state directory.
@@ -112,12 +87,7 @@ fn make(
             // The label is then that of the name.
             return Ok(());
         }
-        copy.execute("DELETE FROM backup", [])?;
-        copy.execute(
-            "INSERT INTO backup (singleton, backup_id, label, created_at) VALUES (1, ?, ?, ?)",
-            params![id, label, created_at.as_str()],
-        )?;
-        Ok(())
+        backup_mark::note(copy, &id, label, &created_at)
     })?;
     progress.report(Stage::Verifying, 0, Some(1));
     verify(file.path()).map_err(|error| match error {
@@ -132,10 +102,14 @@ fn make(
     })?;
     progress.report(Stage::Verifying, 1, Some(1));
     let copy = File::open(file.path()).map_err(Error::io("read", file.path()))?;
-    // The disk and the processor work at the same time.
+    // The disk and the processor work at the same time, where there is a thread to be had.
+    let hash = |copy: File| checksum(copy, file.path(), |_| Ok(()));
+    let second = copy.try_clone().map_err(Error::io("read", file.path()))?;
     let (synced, hashed) = thread::scope(|scope| {
-        let hashing = scope.spawn(|| checksum(copy, file.path(), |_| Ok(())));
-        (file.as_file().sync_all(), hashing.join())
+        match thread::Builder::new().name("state-checksum".into()).spawn_scoped(scope, || hash(copy)) {
+            Ok(hashing) => (file.as_file().sync_all(), hashing.join()),
+            Err(_) => (file.as_file().sync_all(), Ok(hash(second))),
+        }
     });
     synced.map_err(Error::io("write", file.path()))?;
     let (sha256, bytes) = hashed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -1,36 +1,18 @@
 //! Which backups there are.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use super::{Backup, COPY_PREFIX, Folder};
+use super::folder::{Backup, COPY_PREFIX, Folder, parse_id};
 use crate::db::backup_label;
-use crate::directory::{WRITING_PREFIX, read_text, remove_temporary_files};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
-use crate::store::StateStore;
+use crate::state_dir::{WRITING_PREFIX, open_file, remove_temporary_files};
 
-impl StateStore {
-    /// The backups in `backups/`, newest first; state documents that the TypeScript service kept there among them.
-    ///
-    /// ```
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// let store = agentmux_state::StateStore::open(dir.path())?;
-    /// let backup = store.create_backup("now")?;
-    /// assert_eq!(store.list_backups()?, [backup]);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn list_backups(&self) -> Result<Vec<Backup>> {
-        list_backups(self.state_dir())
-    }
-}
-
-/// The backups of a state, newest first, as [`StateStore::list_backups`], also where its database cannot be opened.
+/// The backups of a state, newest first, as [`Backups::list`](crate::Backups::list), also where its database cannot be opened.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -39,6 +21,11 @@ impl StateStore {
 /// ```
 pub fn list_backups(state_dir: impl AsRef<Path>) -> Result<Vec<Backup>> {
     Folder::look(state_dir.as_ref())?.list()
+}
+
+/// The backup with that id.
+pub(crate) fn find(state_dir: &Path, id: &str) -> Result<Backup> {
+    Folder::look(state_dir)?.find(id)
 }
 
 /// How many backups there are; none where their folder cannot be reached, which is no matter of the state.
@@ -69,7 +56,7 @@ impl Folder {
     /// The backup with that id. An id is looked up, never made a path.
     pub(super) fn find(&self, id: &str) -> Result<Backup> {
         let found = self.entries()?.into_iter().find(|backup| backup.id == id);
-        found.ok_or_else(|| Error::NotFound { kind: "backup", id: id.to_owned() })
+        found.ok_or_else(|| Error::BackupNotFound { id: id.to_owned() })
     }
 
     /// All backups, newest first, as far as the folder tells without opening them. Links and other things that are no
@@ -108,7 +95,9 @@ impl Folder {
 
     /// The checksum that was recorded for a backup, as `sha256sum` writes it.
     fn recorded_checksum(&self, id: &str) -> Option<String> {
-        let line = read_text(&self.checksum_file(id)).ok()?;
+        let mut line = String::new();
+        // No more than a line: whatever else the file is, it is no checksum.
+        open_file(&self.checksum_file(id)).ok()?.take(4096).read_to_string(&mut line).ok()?;
         let (sha256, file) = line.trim_end().split_once("  ")?;
         (file == format!("{id}.db")).then(|| sha256.to_owned())
     }
@@ -124,20 +113,5 @@ impl Folder {
             }
         }
         Ok(())
-    }
-}
-
-/// When a backup was made, where its id says so.
-pub(super) fn time_of(id: &str) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp_millis(parse_id(id)?.0?)
-}
-
-/// The time in milliseconds and the label of an id; the TypeScript service's may have no time.
-fn parse_id(id: &str) -> Option<(Option<i64>, &str)> {
-    let rest = id.strip_prefix("backup-")?;
-    let (millis, label) = rest.split_once('-').unwrap_or((rest, ""));
-    match millis.parse() {
-        Ok(millis) => Some((Some(millis), label)),
-        Err(_) => Some((None, rest)),
     }
 }

@@ -3,37 +3,33 @@
 //! The backup itself is only read: it is copied, verified, brought to this release's schema, and given what must not go
 //! backwards; then the copy replaces the live database in one transaction of SQLite's backup API.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, params_from_iter, types::Value};
+use rusqlite::Connection;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use super::create::create_safety;
-use super::verify::{checksum_problem, verify_backups, verify_content};
-use super::{Backup, Folder, checksum};
+use super::folder::{Backup, Folder, checksum};
+use super::verify::{checksum_problem, verify_content};
 use crate::db::{
-    Database, LeftOut, NEW_PREFIX, create_copy, insert_sql, keep_in_file, open_damaged, prepare_copy, prepare_copy_for,
-    publish, set_aside, tell_from_failed_read,
+    Database, LeftOut, NEW_PREFIX, confirm_damage, create_copy, keep_in_file, move_damaged_files, open_damaged,
+    prepare_copy, prepare_copy_for, publish,
 };
-use crate::directory::{self, DATABASE_FILE};
 use crate::document::{ImportMode, ImportOptions, import};
 use crate::error::{Error, ForeignFile, Result};
-use crate::lock::DirectoryLock;
-use crate::model::OrchestratorMetadata;
+use crate::model::Run;
 use crate::progress::ProgressCallback;
-use crate::store::{Run, StateStore, StoreOptions, checkpoint, head, run, set_aside};
-
-/// What the backup of a state is called that was gone back from.
-pub(crate) const SAFETY_LABEL: &str = "before-restore";
+use crate::rows::{carry_over, checkpoint, head};
+use crate::state_dir::{self, DATABASE_FILE, DirectoryLock};
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreReport {
     /// The backup that the state was restored from.
@@ -48,154 +44,84 @@ pub struct RestoreReport {
     pub own_objects: Option<PathBuf>,
 }
 
-impl StateStore {
-    /// Goes back to a backup: verifies it, makes a safety backup of the present state, and replaces the state in one
-    /// transaction, under others who read. Killed at any point, it leaves the old state or the new.
-    ///
-    /// A backup of an older schema is upgraded in a copy first; a state document is imported. The history of runs and
-    /// checkpoints, the restart count and records set aside do not go back; a checkpoint `error_recovery` is recorded. Nor does what
-    /// somebody added to the database: tables of their own keep their rows, and columns that the backup lacks their values.
-    ///
-    /// ```
-    /// use agentmux_state::{Error, StateStore, TaskState};
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// let store = StateStore::open(dir.path())?;
-    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
-    /// let backup = store.create_backup("good")?;
-    /// store.remove_task("T-1")?;
-    /// store.restore_backup(&backup.id)?;
-    /// assert!(store.task("T-1")?.is_some());
-    /// assert!(matches!(store.restore_backup("no-such-backup"), Err(Error::NotFound { kind: "backup", .. })));
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::BackupDamaged`], [`Error::SchemaTooNew`]: the state is as it was.
-    pub fn restore_backup(&self, id: &str) -> Result<RestoreReport> {
-        let folder = Folder::change(self.state_dir())?;
-        let backup = folder.find(id)?;
-        let now = self.now();
-        let safety = || create_safety(&folder, self.state_dir(), now, &self.options().progress);
-        let (safety_backup, own_objects) = if backup.is_document() {
-            (self.restore_document(&backup, now, safety)?, None)
-        } else {
-            self.restore_database(&folder, &backup, now, safety)?
-        };
-        let (restored, safety_backup) = (backup.id, Some(safety_backup.id));
-        Ok(RestoreReport { restored, safety_backup, set_aside_as: None, own_objects })
-    }
+/// The run that goes on while the state is replaced, where there is one.
+type OwnRun<'r> = &'r dyn Fn(&Connection) -> Result<Option<Run>>;
 
-    /// Opens the state as a backup holds it. Where the database can be opened, this is [`open_with`](Self::open_with) and
-    /// [`restore_backup`](Self::restore_backup). It also goes back where the database cannot be opened: because it is gone,
-    /// was upgraded by a newer release, its migration history or itself is damaged, or its upgrade fails. Such a one lies in
-    /// a safety backup first, or its files are set aside, and it is replaced whole: runs, checkpoints and records set aside
-    /// are then those of the backup.
-    ///
-    /// ```
-    /// use agentmux_state::*;
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let state_dir = dir.path();
-    /// let store = StateStore::open(state_dir)?;
-    /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
-    /// let backup = store.create_backup("good")?;
-    /// drop(store);
-    /// std::fs::remove_file(state_dir.join(DATABASE_FILE)).unwrap();
-    /// let (store, report) = StateStore::open_restored(state_dir, &backup.id, StoreOptions::default())?;
-    /// assert!(store.task("T-1")?.is_some());
-    /// assert_eq!(report.safety_backup, None);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As both; [`Error::InUse`] where another process's service works on a database that this release cannot open.
-    pub fn open_restored(
-        state_dir: impl AsRef<Path>,
-        id: &str,
-        options: StoreOptions,
-    ) -> Result<(Self, RestoreReport)> {
-        let state_dir = state_dir.as_ref();
-        // A mistyped id must not make anything.
-        Folder::look(state_dir)?.find(id)?;
-        let opened = Self::migration_status(state_dir).and_then(|status| {
-            if !status.pending.is_empty() {
-                // Before the database is upgraded for the sake of a backup that cannot be used.
-                let verdict = verify_backups(state_dir, Some(id), &options.progress)?.remove(0);
-                if !verdict.ok {
-                    return Err(Error::BackupDamaged { id: verdict.id, problems: verdict.problems });
-                }
-            }
-            Self::open_with(state_dir, options.clone())
-        });
-        let report = match opened {
-            Ok(store) => return store.restore_backup(id).map(|report| (store, report)),
-            Err(error) => restore_whole(state_dir, id, &options, &Present::of(error)?)?,
-        };
-        Ok((Self::open_with(state_dir, options)?, report))
-    }
-
-    fn restore_database(
-        &self,
-        folder: &Folder,
-        backup: &Backup,
-        now: DateTime<Utc>,
-        safety: impl Fn() -> Result<Backup>,
-    ) -> Result<(Backup, Option<PathBuf>)> {
-        let copy = verified_copy(folder.temporary_file()?, backup)?;
+/// Goes back to a backup of the state in an open database; see [`Backups::restore`](crate::Backups::restore).
+pub(crate) fn restore(
+    database: &Database,
+    state_dir: &Path,
+    id: &str,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+    own_run: OwnRun<'_>,
+) -> Result<RestoreReport> {
+    let folder = Folder::change(state_dir)?;
+    let backup = folder.find(id)?;
+    let safety = || create_safety(&folder, state_dir, now, progress);
+    let (safety_backup, own_objects) = if backup.is_document() {
+        (restore_document(database, &backup, now, own_run, safety)?, None)
+    } else {
+        let copy = verified_copy(folder.temporary_file()?, &backup)?;
         // What could not stay is written to a file before the database is replaced, whatever comes then.
         let mut own_objects = None;
-        let safety = self.database().replace_by(copy.path(), &self.options().progress, || {
+        let safety = database.replace_by(copy.path(), progress, || {
             let safety = safety()?;
-            let left_out = self.read(|live| {
-                prepare_copy_for(live, copy.path(), &self.options().progress, |copy| {
-                    carry_over(live, copy, now, self.own_run(live)?.as_ref())
+            let left_out = database.read(|live| {
+                prepare_copy_for(live, copy.path(), progress, |copy| {
+                    carry_over::carry_over(live, copy, now, own_run(live)?.as_ref())
                 })
             })?;
-            own_objects = keep_in_file(self.state_dir(), &left_out)?.or(own_objects.take());
+            own_objects = keep_in_file(state_dir, &left_out)?.or(own_objects.take());
             Ok(safety)
         })?;
-        Ok((safety, own_objects))
-    }
+        (safety, own_objects)
+    };
+    let (restored, safety_backup) = (backup.id, Some(safety_backup.id));
+    Ok(RestoreReport { restored, safety_backup, set_aside_as: None, own_objects })
+}
 
-    fn restore_document(
-        &self,
-        backup: &Backup,
-        now: DateTime<Utc>,
-        safety: impl Fn() -> Result<Backup>,
-    ) -> Result<Backup> {
-        self.transaction(|conn| {
-            let live = head::read(conn)?;
-            import_document(conn, &backup.path, now)?;
-            let run = self.own_run(conn)?;
-            if let (Some(live), Some(_)) = (live, &run) {
-                keep_run(conn, &live.metadata)?;
-            }
-            checkpoint::record_restore(conn, now, run.as_ref())?;
-            // Nothing is committed yet: another connection still sees the state as it was.
-            safety()
-        })
-    }
+fn restore_document(
+    database: &Database,
+    backup: &Backup,
+    now: DateTime<Utc>,
+    own_run: OwnRun<'_>,
+    safety: impl Fn() -> Result<Backup>,
+) -> Result<Backup> {
+    let restored = database.write(|conn| {
+        let live = head::read(conn)?;
+        import_document(conn, &backup.path, now)?;
+        let run = own_run(conn)?;
+        if let (Some(live), Some(_)) = (live, &run) {
+            carry_over::keep_run(conn, &live.metadata)?;
+        }
+        checkpoint::record_restore(conn, now, run.as_ref())?;
+        // Nothing is committed yet: another connection still sees the state as it was.
+        safety()
+    });
+    restored.map_err(|error: Error| database.explain(error))
 }
 
 /// Puts a backup in the place of a database that this release cannot open, or of none.
-fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &Present) -> Result<RestoreReport> {
-    let state_dir = directory::prepare(state_dir)?;
+pub(crate) fn restore_whole(
+    state_dir: &Path,
+    id: &str,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+    present: &Present,
+) -> Result<RestoreReport> {
+    let state_dir = state_dir::prepare(state_dir)?;
     DirectoryLock::refuse_other_service(&state_dir)?;
-    let _turn = directory::lock(&state_dir)?;
+    let _turn = state_dir::lock_directory(&state_dir)?;
     let folder = Folder::change(&state_dir)?;
     let backup = folder.find(id)?;
-    let (now, progress) = (options.clock.now(), &options.progress);
     let path = state_dir.join(DATABASE_FILE);
     // In the state directory: the folder of the backups may be a link to another disk.
-    let file = directory::temporary_file(&state_dir, NEW_PREFIX)?;
+    let file = state_dir::temporary_file(&state_dir, NEW_PREFIX)?;
     // What somebody added to a database that can be read goes on, as far as it can be told from what is ours.
     let live = if matches!(present, Present::Unreadable) { open_damaged(&path).ok() } else { None };
-    let (copy, left_out) = usable_copy(file, &backup, live.as_ref(), now, progress, |copy| begin_anew(copy, now))?;
+    let (copy, left_out) =
+        usable_copy(file, &backup, live.as_ref(), now, progress, |copy| carry_over::begin_anew(copy, now))?;
     drop(live);
     let own_objects = keep_in_file(&state_dir, &left_out)?;
     let mut report = RestoreReport { restored: backup.id, safety_backup: None, set_aside_as: None, own_objects };
@@ -211,21 +137,14 @@ fn restore_whole(state_dir: &Path, id: &str, options: &StoreOptions, present: &P
         }
     }
     if !matches!(present, Present::Gone) {
-        report.set_aside_as = Some(set_aside(&path, now)?);
+        report.set_aside_as = Some(move_damaged_files(&path, now)?);
     }
     publish(copy, &path)?;
     Ok(report)
 }
 
-/// Writes into a copy that takes the place of a whole database: it is no backup any more, its export is another file, and those
-/// who follow the changes start over.
-pub(crate) fn begin_anew(copy: &Connection, now: DateTime<Utc>) -> Result<()> {
-    copy.execute_batch("DELETE FROM backup; DELETE FROM export")?;
-    checkpoint::record_restore(copy, now, None)
-}
-
 /// What stands where a backup is to go, and cannot be opened.
-enum Present {
+pub(crate) enum Present {
     /// Nothing.
     Gone,
     /// One that SQLite can read and this release cannot.
@@ -236,7 +155,7 @@ enum Present {
 
 impl Present {
     /// What makes the database fail to open, where a backup may take its place.
-    fn of(error: Error) -> Result<Self> {
+    pub(crate) fn of(error: Error) -> Result<Self> {
         match error {
             Error::NoDatabase { .. } => Ok(Self::Gone),
             Error::SchemaTooNew { .. }
@@ -303,7 +222,7 @@ fn usable_copy(
         Some(live) => prepare_copy_for(live, copy.path(), progress, finish),
         None => prepare_copy(copy.path(), progress, finish),
     }
-    .map_err(tell_from_failed_read)?;
+    .map_err(confirm_damage)?;
     Ok((copy, left_out))
 }
 
@@ -316,7 +235,8 @@ fn verified_copy(copy: NamedTempFile, backup: &Backup) -> Result<NamedTempFile> 
     if let Some(problem) = checksum_problem(backup, &found) {
         return Err(damaged(problem));
     }
-    verify_content(copy.path(), backup.time()).map_err(|error| match error {
+    // SQLite says the same of a read of the copy that the disk has failed.
+    verify_content(copy.path(), backup.time()).map_err(confirm_damage).map_err(|error| match error {
         Error::SchemaTooNew { found, supported, .. } => {
             Error::SchemaTooNew { path: backup.path.clone(), found, supported }
         }
@@ -334,75 +254,4 @@ pub(crate) fn import_document(conn: &Connection, path: &Path, now: DateTime<Utc>
     let options =
         ImportOptions { mode: ImportMode::Replace, allow_shrink: true, source_name, ..ImportOptions::default() };
     import(conn, now, BufReader::with_capacity(64 * 1024, file), &options).map(drop)
-}
-
-/// The metadata of the run that goes on, in a state that was restored.
-fn keep_run(conn: &Connection, live: &OrchestratorMetadata) -> Result<()> {
-    let Some(mut state) = head::read(conn)? else { return Ok(()) };
-    state.metadata.hostname = live.hostname.clone();
-    state.metadata.pid = live.pid;
-    state.metadata.started_at = live.started_at.clone();
-    head::write(conn, &state)
-}
-
-/// Brings into a copy what must not go backwards when it takes the live database's place.
-///
-/// `present` is the run that goes on, where one does.
-fn carry_over(live: &Connection, copy: &Connection, now: DateTime<Utc>, present: Option<&Run>) -> Result<()> {
-    // Of two histories the longer one stays: the live one, but where the backup comes from elsewhere.
-    for (table, key) in [("checkpoints", "checkpoint_id"), ("runs", "run_id")] {
-        let newest = format!("SELECT coalesce(max({key}), 0) FROM {table}");
-        let of = |conn: &Connection| conn.query_row(&newest, [], |row| row.get::<_, i64>(0));
-        if of(live)? >= of(copy)? {
-            copy.execute(&format!("DELETE FROM {table}"), [])?;
-            copy_rows(live, copy, table)?;
-        } else if table == "runs" {
-            run::close_open_as_crashed(copy)?;
-            if let Some(run) = present {
-                run::insert(copy, run)?;
-            }
-        }
-    }
-    copy.execute("DELETE FROM export", [])?;
-    copy_rows(live, copy, "export")?;
-    keep_set_aside(live, copy)?;
-    copy.execute("DELETE FROM backup", [])?;
-    if let Some(live) = head::read(live)? {
-        if present.is_some() {
-            keep_run(copy, &live.metadata)?;
-        }
-        if let Some(mut state) = head::read(copy)? {
-            state.metadata.restart_count = state.metadata.restart_count.max(live.metadata.restart_count);
-            head::write(copy, &state)?;
-        }
-    }
-    let run = if present.is_some() { run::open(copy)? } else { None };
-    checkpoint::record_restore(copy, now, run.as_ref())
-}
-
-fn keep_set_aside(live: &Connection, copy: &Connection) -> Result<()> {
-    let kept: HashSet<_> = set_aside::read(copy)?.into_iter().collect();
-    for record in set_aside::read(live)?.iter().filter(|record| !kept.contains(record)) {
-        set_aside::insert(copy, record)?;
-    }
-    Ok(())
-}
-
-/// Copies all rows of a table, as far as both sides have its columns: a person may have added one.
-fn copy_rows(from: &Connection, to: &Connection, table: &str) -> Result<()> {
-    let columns = |conn: &Connection| -> Result<Vec<String>> {
-        let select = conn.prepare(&format!("SELECT * FROM {table}"))?;
-        Ok(select.column_names().iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect())
-    };
-    let known = columns(to)?;
-    let columns: Vec<_> = columns(from)?.into_iter().filter(|column| known.contains(column)).collect();
-    let mut select = from.prepare(&format!("SELECT {} FROM {table}", columns.join(", ")))?;
-    let mut insert = to.prepare(&insert_sql(table, &columns))?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let values =
-            (0..columns.len()).map(|index| row.get::<_, Value>(index)).collect::<rusqlite::Result<Vec<_>>>()?;
-        insert.execute(params_from_iter(values))?;
-    }
-    Ok(())
 }

@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
 
 use chrono::{DateTime, Datelike, Utc};
 use serde::Serialize;
 
+use super::folder::{Backup, Folder};
 use super::verify::verify;
-use super::{Backup, Folder};
-use crate::directory::sync_directory;
 use crate::error::{Error, Result};
-use crate::store::StateStore;
+use crate::setters::setters;
+use crate::state_dir::sync_directory;
 
 /// Which backups to keep: those that any of the rules keeps. With no rule, none but the newest that can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Retention {
     /// The newest so many.
     pub last: usize,
@@ -25,8 +27,11 @@ pub struct Retention {
     pub monthly: usize,
 }
 
+setters! { Retention { last: usize, daily: usize, weekly: usize, monthly: usize } }
+
 /// Which backups were removed and which were kept, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "camelCase")]
 pub struct RetentionReport {
     /// Ids of those removed.
@@ -44,7 +49,7 @@ impl Retention {
     ///
     /// let at = |text: &str| text.parse().unwrap();
     /// let backups = [at("2026-11-22T10:00:00Z"), at("2026-11-22T09:00:00Z"), at("2026-11-20T10:00:00Z")];
-    /// let policy = Retention { daily: 2, ..Retention::default() };
+    /// let policy = Retention::default().daily(2);
     /// assert_eq!(policy.keep(&backups, at("2026-11-22T12:00:00Z")), [true, false, true]);
     /// ```
     pub fn keep(&self, newest_first: &[DateTime<Utc>], now: DateTime<Utc>) -> Vec<bool> {
@@ -70,49 +75,38 @@ impl Retention {
     }
 }
 
-impl StateStore {
-    /// Removes the backups that no rule keeps. The newest one that can be trusted always stays; files that are no backups
-    /// are not touched. With `dry_run`, nothing is removed.
-    ///
-    /// ```
-    /// use agentmux_state::Retention;
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// let store = agentmux_state::StateStore::open(dir.path())?;
-    /// for label in ["one", "two", "three"] {
-    ///     store.create_backup(label)?;
-    /// }
-    /// let report = store.prune_backups(&Retention { last: 2, ..Retention::default() }, false)?;
-    /// assert_eq!((report.removed.len(), report.kept.len()), (1, 2));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn prune_backups(&self, retention: &Retention, dry_run: bool) -> Result<RetentionReport> {
-        let folder = if dry_run { Folder::look(self.state_dir())? } else { Folder::change(self.state_dir())? };
-        let backups = folder.entries()?;
-        let times: Vec<_> = backups.iter().map(Backup::time).collect();
-        let mut keep = retention.keep(&times, self.now());
-        // Mostly the first that is looked at is good, and is kept anyway.
-        let is_kept = |index: &usize, keep: &[bool]| keep[*index];
-        let order = (0..backups.len()).filter(|index| is_kept(index, &keep));
-        let order: Vec<_> = order.chain((0..backups.len()).filter(|index| !is_kept(index, &keep))).collect();
-        if let Some(trusted) = order.into_iter().find(|&index| verify(&backups[index]).ok) {
-            keep[trusted] = true;
-        }
-        let mut report = RetentionReport { removed: Vec::new(), kept: Vec::new() };
-        for (backup, keep) in backups.iter().zip(keep) {
-            if keep {
-                report.kept.push(backup.id.clone());
-                continue;
-            }
-            if !dry_run {
-                folder.remove(backup)?;
-            }
-            report.removed.push(backup.id.clone());
-        }
-        Ok(report)
+/// Removes the backups that no rule keeps; see [`Backups::prune`](crate::Backups::prune).
+pub(crate) fn prune(
+    state_dir: &Path,
+    retention: &Retention,
+    now: DateTime<Utc>,
+    dry_run: bool,
+) -> Result<RetentionReport> {
+    let folder = if dry_run { Folder::look(state_dir)? } else { Folder::change(state_dir)? };
+    // What another program wrote in place of the export may hold what is nowhere else: a person decides on it.
+    let (kept_exports, backups): (Vec<_>, Vec<_>) = folder.entries()?.into_iter().partition(Backup::is_kept_export);
+    let times: Vec<_> = backups.iter().map(Backup::time).collect();
+    let mut keep = retention.keep(&times, now);
+    // Mostly the first that is looked at is good, and is kept anyway.
+    let is_kept = |index: &usize, keep: &[bool]| keep[*index];
+    let order = (0..backups.len()).filter(|index| is_kept(index, &keep));
+    let order: Vec<_> = order.chain((0..backups.len()).filter(|index| !is_kept(index, &keep))).collect();
+    if let Some(trusted) = order.into_iter().find(|&index| verify(&backups[index]).ok) {
+        keep[trusted] = true;
     }
+    let kept = kept_exports.into_iter().map(|backup| backup.id).collect();
+    let mut report = RetentionReport { removed: Vec::new(), kept };
+    for (backup, keep) in backups.iter().zip(keep) {
+        if keep {
+            report.kept.push(backup.id.clone());
+            continue;
+        }
+        if !dry_run {
+            folder.remove(backup)?;
+        }
+        report.removed.push(backup.id.clone());
+    }
+    Ok(report)
 }
 
 impl Folder {

@@ -7,15 +7,15 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Backup, Folder, checksum};
+use super::folder::{Backup, Folder, checksum};
 use crate::db::verify_database;
-use crate::document::{ImportOptions, export};
+use crate::document::{ImportOptions, export, validate};
 use crate::error::{Error, Result};
 use crate::progress::{ProgressCallback, Stage};
-use crate::store::StateStore;
 
 /// Whether a backup can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "camelCase")]
 pub struct BackupVerdict {
     /// The backup.
@@ -26,29 +26,7 @@ pub struct BackupVerdict {
     pub problems: Vec<String>,
 }
 
-impl StateStore {
-    /// Verifies one backup, or all of them, newest first: its checksum, SQLite's integrity and references, that it is a
-    /// state database of a schema that this release knows, that nothing which this program made in it was changed, and that every
-    /// entity can be read. What a person added to the database is no matter. Of a state document: that it can be read.
-    ///
-    /// ```
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// let store = agentmux_state::StateStore::open(dir.path())?;
-    /// let backup = store.create_backup("now")?;
-    /// assert!(store.verify_backups(Some(&backup.id))?[0].ok);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] where there is no backup with that id. What is wrong with a backup is no error.
-    pub fn verify_backups(&self, id: Option<&str>) -> Result<Vec<BackupVerdict>> {
-        verify_backups(self.state_dir(), id, &self.options().progress)
-    }
-}
-
-/// Verifies one backup of a state, or all, as [`StateStore::verify_backups`], also where its database cannot be opened.
+/// Verifies one backup of a state, or all, as [`Backups::verify`](crate::Backups::verify), also where its database cannot be opened.
 ///
 /// ```
 /// use agentmux_state::{ProgressCallback, verify_backups};
@@ -60,7 +38,7 @@ impl StateStore {
 /// ```
 ///
 /// # Errors
-/// [`Error::NotFound`] where there is no backup with that id.
+/// [`Error::BackupNotFound`] where there is no backup with that id.
 pub fn verify_backups(
     state_dir: impl AsRef<Path>,
     id: Option<&str>,
@@ -79,7 +57,7 @@ pub fn verify_backups(
         // One that somebody has removed meanwhile, as `prune` does beside this, is no bad one.
         match id {
             Some(id) if !verdict.ok && is_gone(backup) => {
-                return Err(Error::NotFound { kind: "backup", id: id.to_owned() });
+                return Err(Error::BackupNotFound { id: id.to_owned() });
             }
             None if !verdict.ok && is_gone(backup) => {}
             _ => verdicts.push(verdict),
@@ -132,5 +110,5 @@ pub(super) fn checksum_problem(backup: &Backup, found: &str) -> Option<String> {
 fn verify_document(backup: &Backup) -> Result<()> {
     let file = File::open(&backup.path).map_err(Error::io("read", &backup.path))?;
     let options = ImportOptions { source_name: backup.path.display().to_string(), ..ImportOptions::default() };
-    StateStore::validate_json(BufReader::with_capacity(64 * 1024, file), &options).map(drop)
+    validate(BufReader::with_capacity(64 * 1024, file), &options).map(drop)
 }

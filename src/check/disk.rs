@@ -4,12 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::Findings;
-use crate::db::{LEFT_OUT_PREFIX, SET_ASIDE_PREFIX};
-use crate::directory::{BACKUP_DIRECTORY, DATABASE_FILE, EXPORT_FILE};
-use crate::lock::{DirectoryLock, holds_deleted_lock};
-use crate::mount::{SharedMount, shared_mount};
-use crate::store::Run;
+use super::findings::Findings;
+use crate::db::{DAMAGED_PREFIX, LEFT_OUT_PREFIX};
+use crate::model::Run;
+use crate::state_dir::{
+    BACKUP_DIRECTORY, DATABASE_FILE, DirectoryLock, EXPORT_FILE, SharedMount, holds_deleted_lock, shared_mount,
+};
 
 /// With less room than this, updates are about to fail.
 const LITTLE: u64 = 16 * 1024 * 1024;
@@ -24,7 +24,7 @@ pub(super) fn check(
     permissions(state_dir, findings);
     owner(state_dir, last_run, findings);
     for entry in fs::read_dir(state_dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(SET_ASIDE_PREFIX) {
+        if entry.file_name().to_string_lossy().starts_with(DAMAGED_PREFIX) {
             let files = fs::read_dir(entry.path()).into_iter().flatten().flatten();
             let bytes: u64 = files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
             let message = format!("{} holds a damaged database, {bytes} bytes", entry.path().display());
@@ -87,7 +87,7 @@ fn free_bytes(state_dir: &Path) -> Option<u64> {
 
 /// How the names of what is ours in the state directory begin: the database and what SQLite keeps beside it, and the rest.
 const OURS: &[&str] =
-    &[DATABASE_FILE, EXPORT_FILE, BACKUP_DIRECTORY, SET_ASIDE_PREFIX, LEFT_OUT_PREFIX, "service.lock", "writers.lock"];
+    &[DATABASE_FILE, EXPORT_FILE, BACKUP_DIRECTORY, DAMAGED_PREFIX, LEFT_OUT_PREFIX, "service.lock", "writers.lock"];
 
 /// Everything of ours is for its owner alone.
 fn permissions(state_dir: &Path, findings: &mut Findings) {

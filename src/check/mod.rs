@@ -2,6 +2,7 @@
 
 mod budget;
 mod disk;
+mod findings;
 mod integrity;
 
 use std::fs;
@@ -12,21 +13,28 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use serde::Serialize;
 
-use crate::backup::{Backup, SAFETY_LABEL};
-use crate::db::{FileId, broken_references, is_open_file, require_readable, schema_differences};
-use crate::directory::{EXPORT_FILE, open_file};
-use crate::document::{KEPT_EXPORT_LABELS, checkpointed_at};
-use crate::error::{Error, Result};
-use crate::model::Timestamp;
-use crate::store::{
-    IN_ORDER, StateStore, agent, checkpoint, conversation, head, project, self_improvement, set_aside, summary, task,
+use crate::backup::{Backup, SAFETY_LABEL, list_backups, verify_backups};
+use crate::db::{
+    Database, FileId, broken_references, is_open_file, require_readable, schema_differences, write_ahead_log,
 };
+use crate::document::checkpointed_at;
+use crate::error::{Error, Result};
+use crate::model::{Counts, EntityKind, Timestamp};
+use crate::progress::ProgressCallback;
+use crate::rows::invariants::{self, GROUPS, broken_invariants};
+use crate::rows::{self, checkpoint, export_mark, head, quarantine, with_entity};
+use crate::state_dir::{EXPORT_FILE, open_file};
+use crate::summary::summary;
+
+use findings::Findings;
 
 pub(crate) use budget::{Budget, is_interrupted};
+pub use findings::CheckFinding;
 pub(crate) use integrity::{integrity, is_read_failure};
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "camelCase")]
 pub struct CheckReport {
     /// Whether there is no problem.
@@ -41,6 +49,7 @@ pub struct CheckReport {
 
 /// Sizes and numbers of a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "camelCase")]
 pub struct CheckFacts {
     /// Version of the database's schema.
@@ -53,16 +62,9 @@ pub struct CheckFacts {
     pub wal_bytes: u64,
     /// Bytes that the file system has left for this user; `None` where it does not tell.
     pub disk_free_bytes: Option<u64>,
-    /// Conversations.
-    pub conversations: u64,
-    /// Messages of all conversations.
-    pub messages: u64,
-    /// Tasks.
-    pub tasks: u64,
-    /// Agents.
-    pub agents: u64,
-    /// Projects.
-    pub projects: u64,
+    /// Entities of each kind, and messages.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Records that imports could not read.
     pub set_aside: u64,
     /// Backups.
@@ -73,76 +75,54 @@ pub struct CheckFacts {
     pub checkpointed_at: Option<Timestamp>,
 }
 
-/// Something that a check found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CheckFinding {
-    /// What kind of thing it is: `integrity`, `foreign_key`, `unreadable`, `schema`, `invariant`, `contradiction`,
-    /// `dangling_reference`, `set_aside`, `damaged`, `export`, `backup`, `wal`, `space`, `file_system`, `owner` or `permissions`.
-    pub kind: &'static str,
-    /// What it is, and on which file or record.
-    pub message: String,
-}
-
 /// How many findings of one kind are told one by one.
 const MOST: usize = 100;
 
-impl StateStore {
-    /// Checks the database's integrity, its references, that every row can be read, its schema, what is always true of a state,
-    /// the export, the newest backup, the log, free space, the file system and the permissions; and notes references to
-    /// entities that are gone, records set aside and damaged files. Changes nothing.
-    ///
-    /// ```
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let state_dir = dir.path().join("state");
-    /// let store = agentmux_state::StateStore::open(state_dir)?;
-    /// assert!(store.check()?.ok);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Io`] where the disk fails to read, which is no damage.
-    pub fn check(&self) -> Result<CheckReport> {
-        let is_damage = |it: &CheckFinding| ["integrity", "foreign_key", "unreadable", "schema"].contains(&it.kind);
-        match self.check_once() {
-            Ok(report) if !report.problems.iter().any(is_damage) => return Ok(report),
-            Ok(_) | Err(Error::Corrupt { .. } | Error::HistoryDamaged { .. } | Error::NotAStateDatabase { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        // SQLite says the same of a page that the disk failed to read: what a second look does not find was not there.
-        require_readable(self.database().path())?;
-        self.check_once()
+/// Checks a state; see [`StateStore::check`](crate::StateStore::check). `quarantine_limit` is how many bytes of quarantined
+/// records are kept.
+pub(crate) fn check(database: &Database, state_dir: &Path, quarantine_limit: u64) -> Result<CheckReport> {
+    let check = Check { database, state_dir, quarantine_limit };
+    let is_damage = |it: &CheckFinding| ["integrity", "foreign_key", "unreadable", "schema"].contains(&it.kind);
+    match check.once() {
+        Ok(report) if !report.problems.iter().any(is_damage) => return Ok(report),
+        Ok(_) | Err(Error::Corrupt { .. } | Error::HistoryDamaged { .. } | Error::NotAStateDatabase { .. }) => {}
+        Err(error) => return Err(error),
     }
+    // SQLite says the same of a page that the disk failed to read: what a second look does not find was not there.
+    require_readable(database.path())?;
+    check.once()
+}
 
-    fn check_once(&self) -> Result<CheckReport> {
+struct Check<'c> {
+    database: &'c Database,
+    state_dir: &'c Path,
+    quarantine_limit: u64,
+}
+
+impl Check<'_> {
+    fn once(&self) -> Result<CheckReport> {
         let mut findings = Findings::default();
-        let path = self.database().path();
-        let (summary, unused_bytes) = self.database().read_anew(
+        let path = self.database.path();
+        let (summary, unused_bytes) = self.database.read_on_prepared_connection(
             |conn| Budget::limit(conn, path),
             |conn, budget| {
                 self.check_content(conn, &budget, &mut findings)?;
-                Ok((summary::read(conn, 0)?, unused(conn, &mut findings)?))
+                Ok((summary(conn, 0)?, unused(conn, &mut findings)?))
             },
         )?;
         let backups = self.check_backups(&mut findings)?;
-        let wal = self.write_ahead_log();
+        let wal = write_ahead_log(self.database.path());
         wal.trouble().into_iter().for_each(|message| findings.note("wal", message));
         let disk_free_bytes =
-            disk::check(self.state_dir(), summary.database_bytes, summary.last_run.as_ref(), &mut findings);
-        let counts = summary.counts;
+            disk::check(self.state_dir, summary.database_bytes, summary.last_run.as_ref(), &mut findings);
         let facts = CheckFacts {
             schema_version: summary.schema_version,
             database_bytes: summary.database_bytes,
             unused_bytes,
             wal_bytes: wal.bytes,
             disk_free_bytes,
-            conversations: counts.conversations,
-            messages: counts.messages,
-            tasks: counts.tasks,
-            agents: counts.agents,
-            projects: counts.projects,
-            set_aside: counts.set_aside,
+            counts: summary.counts,
+            set_aside: summary.set_aside,
             backups: backups.len() as u64,
             newest_backup: backups.into_iter().next().map(|backup| backup.id),
             checkpointed_at: summary.last_checkpoint.map(|checkpoint| checkpoint.checkpointed_at),
@@ -169,7 +149,7 @@ impl StateStore {
             Ok(())
         };
         let own_schema = |findings: &mut Findings| {
-            for difference in schema_differences(conn, self.database().path())? {
+            for difference in schema_differences(conn, self.database.path())? {
                 findings.problem("schema", difference);
             }
             Ok(())
@@ -213,12 +193,12 @@ impl StateStore {
     }
 
     fn check_set_aside(&self, conn: &Connection, findings: &mut Findings) -> Result<()> {
-        let (records, bytes) = set_aside::size(conn)?;
+        let (records, bytes) = quarantine::size(conn)?;
         if records > 0 {
             findings
                 .note("set_aside", format!("imports could not read {records} records; the table set_aside keeps them"));
         }
-        let limit = self.options().limits.set_aside_bytes;
+        let limit = self.quarantine_limit;
         if bytes > limit / 10 * 9 {
             let message = format!(
                 "the table set_aside holds {bytes} of {limit} bytes; beyond that the oldest go, after a backup"
@@ -229,15 +209,15 @@ impl StateStore {
     }
 
     fn check_export(&self, conn: &Connection, findings: &mut Findings) -> Result<()> {
-        let is_there = self.state_dir().join(EXPORT_FILE).exists();
-        if checkpoint::last_export(conn)?.is_none() {
+        let is_there = self.state_dir.join(EXPORT_FILE).exists();
+        if export_mark::last(conn)?.is_none() {
             return Ok(());
         }
         if !is_there {
             findings.note("export", format!("{EXPORT_FILE} is gone; the next checkpoint writes it again"));
-        } else if checkpoint::export_is_behind(conn)? {
+        } else if export_mark::is_behind(conn)? {
             findings.note("export", format!("{EXPORT_FILE} is older than the last checkpoint"));
-        } else if let Some(at) = export_checkpoint(&self.state_dir().join(EXPORT_FILE))
+        } else if let Some(at) = export_checkpoint(&self.state_dir.join(EXPORT_FILE))
             && checkpoint::last(conn)?.and_then(|last| last.checkpointed_at.parse()).is_some_and(|last| last < at)
         {
             findings.problem(
@@ -254,7 +234,7 @@ impl StateStore {
 
     /// The backups, newest first.
     fn check_backups(&self, findings: &mut Findings) -> Result<Vec<Backup>> {
-        let backups = match self.list_backups() {
+        let backups = match list_backups(self.state_dir) {
             Ok(backups) => backups,
             Err(error) => {
                 findings.problem("backup", error.to_string());
@@ -265,15 +245,15 @@ impl StateStore {
             findings.note("backup", "there is no backup".into());
         }
         for backup in &backups {
-            let verdicts = match self.verify_backups(Some(&backup.id)) {
+            let verdicts = match verify_backups(self.state_dir, Some(&backup.id), &ProgressCallback::default()) {
                 // Somebody has removed it meanwhile.
-                Err(Error::NotFound { .. }) => continue,
+                Err(Error::BackupNotFound { .. }) => continue,
                 verdicts => verdicts?,
             };
             let Some(verdict) = verdicts.into_iter().find(|verdict| !verdict.ok) else { break };
             let message = format!("backup {} cannot be trusted: {}", verdict.id, verdict.problems.join("; "));
             // What somebody else wrote in place of the export need not be a state.
-            let is_kept_export = backup.is_document() && KEPT_EXPORT_LABELS.contains(&backup.label.as_str());
+            let is_kept_export = backup.is_kept_export();
             if backup.label != SAFETY_LABEL && !is_kept_export {
                 findings.problem("backup", message);
                 break;
@@ -295,22 +275,6 @@ fn export_checkpoint(path: &Path) -> Option<DateTime<Utc>> {
     checkpointed_at(file, &path.display().to_string()).ok()?.parse()
 }
 
-#[derive(Default)]
-struct Findings {
-    problems: Vec<CheckFinding>,
-    notes: Vec<CheckFinding>,
-}
-
-impl Findings {
-    fn problem(&mut self, kind: &'static str, message: String) {
-        self.problems.push(CheckFinding { kind, message });
-    }
-
-    fn note(&mut self, kind: &'static str, message: String) {
-        self.notes.push(CheckFinding { kind, message });
-    }
-}
-
 fn foreign_keys(conn: &Connection, findings: &mut Findings) -> Result<()> {
     for (table, number) in broken_references(conn)? {
         findings.problem("foreign_key", format!("{number} rows of {table} belong to nothing"));
@@ -323,13 +287,13 @@ fn foreign_keys(conn: &Connection, findings: &mut Findings) -> Result<()> {
 /// # Errors
 /// [`Error::InvalidRow`] where one cannot be read.
 pub(crate) fn read_each(conn: &Connection) -> Result<()> {
-    KINDS.iter().try_for_each(|read| read(conn))
+    reads().try_for_each(|read| read(conn))
 }
 
 /// The first row of each kind that cannot be read.
 fn unreadable(conn: &Connection) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for read in KINDS {
+    for read in reads() {
         match read(conn) {
             Ok(()) => {}
             Err(error @ Error::InvalidRow { .. }) => found.push(error.to_string()),
@@ -339,113 +303,21 @@ fn unreadable(conn: &Connection) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Reads all entities of one kind, of which no more than one is in memory.
-const KINDS: [fn(&Connection) -> Result<()>; 6] = [
-    |conn| head::read(conn).map(drop),
-    |conn| conversation::read(conn, IN_ORDER, [], |_| Ok(())),
-    |conn| task::read(conn, IN_ORDER, [], |_| Ok(())),
-    |conn| agent::read(conn, IN_ORDER, [], |_| Ok(())),
-    |conn| project::read(conn, IN_ORDER, [], |_| Ok(())),
-    |conn| self_improvement::read(conn).map(drop),
-];
+type Read = fn(&Connection) -> Result<()>;
 
-/// What is not as it always is in a state, whoever wrote it.
-pub(crate) fn broken_invariants(conn: &Connection) -> Result<Vec<String>> {
-    let mut broken = Vec::new();
-    let is = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, bool>(0));
-    if is("SELECT count(*) > 1 FROM runs WHERE outcome IS NULL")? {
-        broken.push("several runs have not ended; only one can go on".to_owned());
-    }
-    if is(
-        "SELECT (EXISTS (SELECT 1 FROM tasks) OR EXISTS (SELECT 1 FROM conversations)) AND NOT EXISTS (SELECT 1 FROM state)",
-    )? {
-        broken.push("there are tasks or conversations, but no row in the table state".to_owned());
-    }
-    for (table, owner) in LISTS {
-        let sql = format!(
-            "SELECT count(*) FROM (SELECT 1 FROM {table} GROUP BY {owner} HAVING max(position) + 1 <> count(*) OR min(position) <> 0)"
-        );
-        let lists: u64 = conn.query_row(&sql, [], |row| row.get(0))?;
-        if lists > 0 {
-            broken.push(format!("{lists} lists in {table} lack an item: their positions have gaps"));
-        }
-    }
-    Ok(broken)
+/// Reads of the head and of all entities of each kind, of which no more than one is in memory.
+fn reads() -> impl Iterator<Item = Read> {
+    let head: Read = |conn| head::read(conn).map(drop);
+    let kinds = EntityKind::ALL
+        .into_iter()
+        .map(|kind| -> Read { with_entity!(kind, E => |conn| rows::each::<E>(conn, &mut |_| Ok(()))) });
+    std::iter::once(head).chain(kinds)
 }
 
-/// Columns that are set together or not at all: one object of the document.
-pub(crate) struct Group {
-    pub(crate) table: &'static str,
-    pub(crate) key: &'static str,
-    /// Its name in the document.
-    pub(crate) name: &'static str,
-    /// Where one of these is NULL, the document has no such object.
-    pub(crate) required: &'static [&'static str],
-    pub(crate) optional: &'static [&'static str],
-}
-
-impl Group {
-    pub(crate) fn columns(&self) -> impl Iterator<Item = &'static str> {
-        self.required.iter().chain(self.optional).copied()
-    }
-
-    /// Selects from the rows in which only a part is set, so that it would vanish from an export.
-    pub(crate) fn half_set_sql(&self, what: &str) -> String {
-        let is_set: Vec<_> = self.columns().map(|column| format!("{column} IS NOT NULL")).collect();
-        let is_missing: Vec<_> = self.required.iter().map(|column| format!("{column} IS NULL")).collect();
-        format!("SELECT {what} FROM {} WHERE ({}) AND ({})", self.table, is_set.join(" OR "), is_missing.join(" OR "))
-    }
-}
-
-pub(crate) const GROUPS: &[Group] = &[
-    Group {
-        table: "conversations",
-        key: "id",
-        name: "slackContext",
-        required: &["slack_channel_id", "slack_thread_ts"],
-        optional: &["slack_extra"],
-    },
-    Group {
-        table: "agents",
-        key: "session_name",
-        name: "lastActivity",
-        required: &["last_activity_type", "last_activity_timestamp"],
-        optional: &["last_activity_description", "last_activity_extra"],
-    },
-    Group {
-        table: "projects",
-        key: "id",
-        name: "gitState",
-        required: &["git_branch", "git_last_commit"],
-        optional: &["git_has_uncommitted_changes", "git_extra"],
-    },
-    Group {
-        table: "projects",
-        key: "id",
-        name: "buildState",
-        required: &["build_last_status"],
-        optional: &["build_last_at", "build_tests_pass", "build_extra"],
-    },
-    Group {
-        table: "self_improvement",
-        key: "singleton",
-        name: "currentTask",
-        required: &["task_id", "task_description", "task_status"],
-        optional: &["task_extra"],
-    },
-    Group {
-        table: "self_improvement",
-        key: "singleton",
-        name: "backup",
-        required: &["backup_id", "backup_created_at"],
-        optional: &["backup_git_commit", "backup_extra"],
-    },
-];
-
-/// Notes what vanishes from exports, as a part of it is missing.
+/// Notes what is left out of exports, because a part of it is missing.
 fn half_set(conn: &Connection, findings: &mut Findings) -> Result<()> {
     for group in GROUPS {
-        let rows: u64 = conn.query_row(&group.half_set_sql("count(*)"), [], |row| row.get(0))?;
+        let rows = invariants::half_set(conn, group)?;
         if rows > 0 {
             let required = group.required.join(" and ");
             let message = format!(
@@ -459,7 +331,7 @@ fn half_set(conn: &Connection, findings: &mut Findings) -> Result<()> {
 }
 
 fn contradictions(conn: &Connection, findings: &mut Findings) -> Result<()> {
-    let contradictions: u64 = conn.query_row("SELECT count(*) FROM contradictions", [], |row| row.get(0))?;
+    let contradictions = invariants::contradictions(conn)?;
     if contradictions > 0 {
         let message =
             format!("two places say different things in {contradictions} cases; the view contradictions names them");
@@ -467,17 +339,6 @@ fn contradictions(conn: &Connection, findings: &mut Findings) -> Result<()> {
     }
     Ok(())
 }
-
-/// Lists that are numbered from 0, and what names one of them.
-const LISTS: &[(&str, &str)] = &[
-    ("task_steps", "task_id, kind"),
-    ("task_blockers", "task_id"),
-    ("task_dependencies", "task_id, relation"),
-    ("task_checkpoint_files", "task_id"),
-    ("task_checkpoint_actions", "task_id"),
-    ("project_tasks", "project_id"),
-    ("project_agents", "project_id"),
-];
 
 /// Bytes of the database that hold nothing.
 fn unused(conn: &Connection, findings: &mut Findings) -> Result<u64> {
@@ -497,17 +358,14 @@ fn unused(conn: &Connection, findings: &mut Findings) -> Result<u64> {
 }
 
 fn dangling_references(conn: &Connection, findings: &mut Findings) -> Result<()> {
-    let mut select = conn.prepare("SELECT kind, id, missing_kind, missing_id FROM dangling_references")?;
-    let mut rows = select.query([])?;
     let mut found = 0;
-    while let Some(row) = rows.next()? {
+    invariants::dangling_references(conn, |[kind, key, missing_kind, missing_key]| {
         found += 1;
         if found <= MOST {
-            let part = |column| row.get::<_, String>(column);
-            let message = format!("{} {} names {} {}, which is gone", part(0)?, part(1)?, part(2)?, part(3)?);
+            let message = format!("{kind} {key} names {missing_kind} {missing_key}, which is gone");
             findings.note("dangling_reference", message);
         }
-    }
+    })?;
     if found > MOST {
         findings.note("dangling_reference", format!("{} more references to what is gone", found - MOST));
     }

@@ -2,12 +2,22 @@
 
 use agentmux_state::CheckReport;
 
-use super::{Context, Ending, Outcome, print};
+use super::context::{Context, Ending, Outcome};
+use super::print;
 
-pub(super) fn run(context: &Context) -> Outcome {
-    let report = context.read()?.check()?;
-    context.show(&report, || for_people(&report))?;
-    Ok(if report.ok { Ending::Complete } else { Ending::ProblemsFound })
+/// Check that everything is as it should be. Exits 1 where something is wrong
+///
+/// The database's integrity and references, that every row can be read, the schema, the export, the newest backup, permissions.
+/// References to what is gone and records set aside are noted. Nothing is changed.
+#[derive(clap::Args)]
+pub(super) struct Check;
+
+impl Check {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let report = context.read()?.check()?;
+        context.show(&report, || for_people(&report))?;
+        Ok(if report.ok { Ending::Complete } else { Ending::ProblemsFound })
+    }
 }
 
 fn for_people(report: &CheckReport) -> String {

@@ -1,82 +1,39 @@
-//! `completions`, and the ids that the shell completes.
+//! `completions`
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-
-use agentmux_state::{EntityKind, StateStore, default_state_dir, list_backups};
-use clap_complete::engine::CompletionCandidate;
+use clap::ValueEnum;
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
-use super::{Ending, Outcome, Shell, print};
-
-/// More than a person wants to choose from.
-const MOST: u32 = 1000;
+use super::context::{Ending, Outcome};
+use super::print;
 
 const PROGRAM: &str = env!("CARGO_BIN_NAME");
 
-pub(super) fn run(shell: Shell) -> Outcome {
-    let completer: &dyn EnvCompleter = match shell {
-        Shell::Bash => &Bash,
-        Shell::Zsh => &Zsh,
-        Shell::Fish => &Fish,
-    };
-    completer.write_registration("COMPLETE", PROGRAM, PROGRAM, PROGRAM, &mut print::stdout()?)?;
-    Ok(Ending::Complete)
+/// Print a script that completes commands, options and ids in your shell
+///
+/// For bash: `source <(agentmux-state completions bash)` in ~/.bashrc; for zsh the same in ~/.zshrc; for fish
+/// `agentmux-state completions fish | source` in ~/.config/fish/config.fish.
+#[derive(clap::Args)]
+pub(super) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
 }
 
-/// Ids of what `show` shows, of the kind that the line names already.
-pub(super) fn entities() -> Vec<CompletionCandidate> {
-    let is_named = |name: &str| std::env::args_os().any(|argument| argument == name);
-    let kinds = [
-        ("conversation", EntityKind::Conversation),
-        ("task", EntityKind::Task),
-        ("agent", EntityKind::Agent),
-        ("project", EntityKind::Project),
-    ];
-    kinds.into_iter().filter(|(name, _)| is_named(name)).flat_map(|(_, kind)| ids(kind)).collect()
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
-pub(super) fn agents() -> Vec<CompletionCandidate> {
-    ids(EntityKind::Agent)
-}
-
-pub(super) fn projects() -> Vec<CompletionCandidate> {
-    ids(EntityKind::Project)
-}
-
-pub(super) fn backups() -> Vec<CompletionCandidate> {
-    let backups = state_dir().and_then(|state_dir| list_backups(state_dir).ok());
-    backups
-        .into_iter()
-        .flatten()
-        .filter(|backup| is_plain(&backup.id))
-        .map(|backup| CompletionCandidate::new(backup.id).help(Some(print::clean(&backup.label).into())))
-        .collect()
-}
-
-/// Where nothing can be read, nothing is completed.
-fn ids(kind: EntityKind) -> Vec<CompletionCandidate> {
-    // What is no text is the beginning of no id.
-    let Some(last) = std::env::args_os().next_back().unwrap_or_default().into_string().ok() else { return Vec::new() };
-    let prefix = if last.starts_with('-') { String::new() } else { last };
-    let store = state_dir().and_then(|state_dir| StateStore::open_read_only(state_dir).ok());
-    let ids = store.and_then(|store| store.ids(kind, &prefix, MOST).ok());
-    ids.into_iter().flatten().filter(|id| is_plain(id)).map(CompletionCandidate::new).collect()
-}
-
-/// Whether a shell takes a name as it stands. It puts what is completed into the line without quotes, so that an id such as
-/// `$(…)` would be run.
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('-') && name.chars().all(|c| c.is_alphanumeric() || "._-:/@+=,%".contains(c))
-}
-
-/// The state directory that the line names, or the usual one.
-fn state_dir() -> Option<std::path::PathBuf> {
-    let joined = std::env::args_os().find_map(|argument| {
-        let directory = argument.as_bytes().strip_prefix(b"--state-dir=")?;
-        Some(OsStr::from_bytes(directory).to_owned())
-    });
-    let mut arguments = std::env::args_os().skip_while(|argument| argument != "--state-dir").skip(1);
-    let variable = || std::env::var_os("AGENTMUX_STATE_DIR").filter(|state_dir| !state_dir.is_empty());
-    joined.or_else(|| arguments.next()).or_else(variable).map(Into::into).or_else(|| default_state_dir().ok())
+impl Completions {
+    pub(super) fn run(self) -> Outcome {
+        let completer: &dyn EnvCompleter = match self.shell {
+            Shell::Bash => &Bash,
+            Shell::Zsh => &Zsh,
+            Shell::Fish => &Fish,
+        };
+        completer.write_registration("COMPLETE", PROGRAM, PROGRAM, PROGRAM, &mut print::stdout()?)?;
+        Ok(Ending::Complete)
+    }
 }

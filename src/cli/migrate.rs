@@ -2,10 +2,35 @@
 
 use std::time::{Duration, Instant};
 
-use agentmux_state::{Backup, DirectoryLock, Error, MigrationDryRun, MigrationStatus, StateStore};
+use agentmux_state::{Backup, Error, MigrationDryRun, MigrationStatus, StateStore};
 use serde::Serialize;
 
-use super::{Context, Ending, Outcome, print};
+use super::context::{Context, Ending, Outcome};
+use super::print;
+
+/// Bring the database to this release's schema, after a backup
+///
+/// Says what is to be done, does all of it or nothing, and says where the backup lies. Makes the database where there is
+/// none. Opening the state in the orchestrator does the same; this is for installers, which want to know before.
+#[derive(clap::Args)]
+pub(super) struct Migrate {
+    /// Only report what has been applied and what is pending
+    #[arg(long, conflicts_with = "dry_run")]
+    status: bool,
+    /// Do it on a copy, and report how long it takes and whether it succeeds; works beside a running orchestrator
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Migrate {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        match self {
+            Self { status: true, .. } => status(context),
+            Self { dry_run: true, .. } => dry_run(context),
+            Self { .. } => upgrade(context),
+        }
+    }
+}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,8 +44,8 @@ struct Report {
     dry_run: Option<MigrationDryRun>,
 }
 
-/// `migrate --status`
-pub(super) fn status(context: &Context) -> Outcome {
+/// `--status`
+fn status(context: &Context) -> Outcome {
     let report = Report {
         status: StateStore::migration_status(&context.state_dir)?,
         backup: None,
@@ -31,8 +56,8 @@ pub(super) fn status(context: &Context) -> Outcome {
     Ok(Ending::Complete)
 }
 
-/// `migrate --dry-run`
-pub(super) fn dry_run(context: &Context) -> Outcome {
+/// `--dry-run`
+fn dry_run(context: &Context) -> Outcome {
     let status = StateStore::migration_status(&context.state_dir)?;
     let dry_run = StateStore::migrate_dry_run(&context.state_dir, &context.options())?;
     let report = Report { status, backup: None, own_objects: None, dry_run };
@@ -43,10 +68,9 @@ pub(super) fn dry_run(context: &Context) -> Outcome {
     Ok(Ending::Complete)
 }
 
-/// `migrate`
-pub(super) fn run(context: &Context) -> Outcome {
+fn upgrade(context: &Context) -> Outcome {
     context.look()?;
-    let _lock = DirectoryLock::acquire_for_command(&context.state_dir)?;
+    let _lock = StateStore::lock_for_command(&context.state_dir)?;
     let before = match StateStore::migration_status(&context.state_dir) {
         Ok(status) => Some(status),
         Err(Error::NoDatabase { .. }) => None,

@@ -17,7 +17,7 @@ pub(super) fn bars() -> ProgressCallback {
         return ProgressCallback::default();
     }
     let stages: Mutex<HashMap<Stage, (Instant, Option<ProgressBar>)>> = Mutex::default();
-    ProgressCallback::new(move |Progress { stage, done, total }| {
+    ProgressCallback::new(move |Progress { stage, done, total, .. }| {
         let mut stages = stages.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, bar) = stages.entry(stage).or_insert_with(|| (Instant::now(), None));
         if Some(done) == total {

@@ -2,12 +2,22 @@
 
 use agentmux_state::{RecoveryFinding, RecoveryReport, recover};
 
-use super::{Context, Ending, Outcome, print};
+use super::context::{Context, Ending, Outcome};
+use super::print;
 
-pub(super) fn run(context: &Context) -> Outcome {
-    let report = recover(&context.state_dir, &context.options())?;
-    context.confirm(&report, || for_people(&report));
-    Ok(Ending::Complete)
+/// Rebuild a damaged database from what can be read and the newest good backup or export
+///
+/// The damaged files are moved to damaged-<ms>/ and never deleted. Says what came from where, and what is lost. Close
+/// everything that has the database open, also sqlite3 and Litestream.
+#[derive(clap::Args)]
+pub(super) struct Recover;
+
+impl Recover {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let report = recover(&context.state_dir, &context.options())?;
+        context.confirm(&report, || for_people(&report));
+        Ok(Ending::Complete)
+    }
 }
 
 fn for_people(report: &RecoveryReport) -> String {

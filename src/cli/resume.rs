@@ -2,13 +2,25 @@
 
 use agentmux_state::{ResumeInstructions, Timestamp};
 
-use super::{Context, Ending, Outcome, print};
+use super::context::{Context, Ending, Outcome};
+use super::print;
+use super::time::{self, timestamp};
 
-pub(super) fn run(context: &Context, now: Option<Timestamp>) -> Outcome {
-    let now = now.and_then(|now| now.parse()).unwrap_or_else(super::now);
-    let instructions = context.read()?.resume_instructions(now)?;
-    context.show(&instructions, || for_people(&instructions))?;
-    Ok(Ending::Complete)
+/// Show what to take up after a restart
+#[derive(clap::Args)]
+pub(super) struct Resume {
+    /// The moment to judge by, as 2026-11-22T10:00:00Z [default: now]
+    #[arg(long, value_name = "TIMESTAMP", value_parser = timestamp)]
+    now: Option<Timestamp>,
+}
+
+impl Resume {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let now = self.now.and_then(|now| now.parse()).unwrap_or_else(time::now);
+        let instructions = context.read()?.resume_instructions(now)?;
+        context.show(&instructions, || for_people(&instructions))?;
+        Ok(Ending::Complete)
+    }
 }
 
 fn for_people(instructions: &ResumeInstructions) -> String {

@@ -3,17 +3,34 @@
 use agentmux_state::{Error, SearchHit};
 use anstyle::{AnsiColor, Style};
 
-use super::{Context, Ending, Outcome, print};
+use super::context::{Context, Ending, Outcome};
+use super::{print, time};
 
-pub(super) fn run(context: &Context, text: &str, limit: usize) -> Outcome {
-    // With the right to write, what is not indexed yet can be.
-    let store = match context.write() {
-        Err(Error::ReadOnly { .. } | Error::Io { .. }) => context.read()?,
-        store => store?,
-    };
-    let hits = store.search(text, limit)?;
-    context.show(&hits, || hits.iter().map(for_people).collect())?;
-    Ok(Ending::Complete)
+/// Find messages by what was said in them, the best first
+///
+/// Any text is taken as words, never as syntax. A message matches where each word stands in it; a word of three or more
+/// letters may also begin a longer one. Accents and capital letters make no difference; Chinese is found by any part.
+#[derive(clap::Args)]
+pub(super) struct Search {
+    /// What to look for
+    #[arg(allow_hyphen_values = true)]
+    text: String,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+}
+
+impl Search {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        // With the right to write, what is not indexed yet can be.
+        let store = match context.write() {
+            Err(Error::ReadOnly { .. } | Error::Io { .. }) => context.read()?,
+            store => store?,
+        };
+        let hits = store.search(&self.text, self.limit)?;
+        context.show(&hits, || hits.iter().map(for_people).collect())?;
+        Ok(Ending::Complete)
+    }
 }
 
 fn for_people(hit: &SearchHit) -> String {
@@ -24,7 +41,7 @@ fn for_people(hit: &SearchHit) -> String {
         print::clean(&hit.conversation_id),
         hit.position,
         print::clean(speaker),
-        print::ago(&hit.timestamp, super::now()),
+        print::ago(&hit.timestamp, time::now()),
         highlighted(hit),
     )
 }

@@ -8,11 +8,12 @@ use agentmux_state::{
 };
 use serde::Serialize;
 
-use super::{Context, Ending, Outcome, print};
+use super::context::{Context, Ending, Outcome};
+use super::{print, time};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
+struct Report {
     state_dir: String,
     schema_version: u32,
     state_version: String,
@@ -53,18 +54,24 @@ struct RunStatus {
     ended_cleanly: Option<bool>,
 }
 
-pub(super) fn run(context: &Context) -> Outcome {
-    let store = context.read()?;
-    let status = status(&store)?;
-    context.show(&status, || for_people(&status))?;
-    Ok(Ending::Complete)
+/// Show what is there: counts, last checkpoint, whether an orchestrator runs or crashed
+#[derive(clap::Args)]
+pub(super) struct Status;
+
+impl Status {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let store = context.read()?;
+        let status = status(&store)?;
+        context.show(&status, || for_people(&status))?;
+        Ok(Ending::Complete)
+    }
 }
 
-fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
+fn status(store: &StateStore) -> Result<Report, agentmux_state::Error> {
     let summary = store.summary()?;
     let holder = DirectoryLock::find_holder(store.state_dir())?;
     let counts = summary.counts;
-    Ok(Status {
+    Ok(Report {
         state_dir: store.state_dir().to_string_lossy().into_owned(),
         schema_version: summary.schema_version,
         state_version: summary.state_version,
@@ -77,7 +84,7 @@ fn status(store: &StateStore) -> Result<Status, agentmux_state::Error> {
             tasks: counts.tasks,
             agents: counts.agents,
             projects: counts.projects,
-            set_aside: counts.set_aside,
+            set_aside: summary.set_aside,
             backups: summary.backups,
         },
         tasks_by_status: summary.tasks_by_status,
@@ -99,8 +106,8 @@ fn run_status(run: Run, state_dir: &Path, holder: Option<&LockHolder>) -> RunSta
     }
 }
 
-fn for_people(status: &Status) -> String {
-    let now = super::now();
+fn for_people(status: &Report) -> String {
+    let now = time::now();
     let counts = &status.counts;
     let by_status: Vec<_> =
         status.tasks_by_status.iter().map(|(status, number)| format!("{number} {}", print::clean(status))).collect();

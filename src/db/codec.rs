@@ -7,40 +7,50 @@ use serde_json::Map;
 use crate::error::{Error, Result};
 use crate::json;
 
-pub(crate) fn text(value: &str) -> ToSqlOutput<'_> {
-    ToSqlOutput::Borrowed(ValueRef::Text(value.as_bytes()))
+/// What a column is to hold.
+pub(crate) type Stored<'a> = Result<ToSqlOutput<'a>>;
+
+pub(crate) fn text(value: &str) -> Stored<'_> {
+    Ok(ToSqlOutput::Borrowed(ValueRef::Text(value.as_bytes())))
 }
 
-pub(crate) fn optional_text<'a>(value: Option<&'a str>) -> ToSqlOutput<'a> {
+pub(crate) fn optional_text<'a>(value: Option<&'a str>) -> Stored<'a> {
     value.map_or(NULL, text)
 }
 
-pub(crate) fn integer(value: i64) -> ToSqlOutput<'static> {
-    ToSqlOutput::Owned(Value::Integer(value))
+/// A text that was made for the column.
+pub(crate) fn optional_owned(value: Option<String>) -> Stored<'static> {
+    value.map_or(NULL, |text| Ok(ToSqlOutput::Owned(Value::Text(text))))
 }
 
-pub(crate) fn real(value: f64) -> ToSqlOutput<'static> {
-    ToSqlOutput::Owned(Value::Real(value))
+pub(crate) fn integer(value: i64) -> Stored<'static> {
+    Ok(ToSqlOutput::Owned(Value::Integer(value)))
 }
 
-pub(crate) fn boolean(value: bool) -> ToSqlOutput<'static> {
+pub(crate) fn optional_integer(value: Option<i64>) -> Stored<'static> {
+    value.map_or(NULL, integer)
+}
+
+pub(crate) fn real(value: f64) -> Stored<'static> {
+    Ok(ToSqlOutput::Owned(Value::Real(value)))
+}
+
+pub(crate) fn boolean(value: bool) -> Stored<'static> {
     integer(value.into())
 }
 
-pub(crate) fn optional_boolean(value: Option<bool>) -> ToSqlOutput<'static> {
+pub(crate) fn optional_boolean(value: Option<bool>) -> Stored<'static> {
     value.map_or(NULL, boolean)
 }
 
 /// Keys that this release does not know, as JSON text; NULL where there are none.
-pub(crate) fn unknown_keys<'a>(
-    object: impl Into<Option<&'a Map<String, serde_json::Value>>>,
-) -> Result<ToSqlOutput<'static>> {
+pub(crate) fn unknown_keys<'a>(object: impl Into<Option<&'a Map<String, serde_json::Value>>>) -> Stored<'static> {
     json(object.into().filter(|object| !object.is_empty()))
 }
 
 /// A JSON object as text; NULL where there is none.
-pub(crate) fn json(object: Option<&Map<String, serde_json::Value>>) -> Result<ToSqlOutput<'static>> {
-    let Some(object) = object else { return Ok(NULL) };
+pub(crate) fn json(object: Option<&Map<String, serde_json::Value>>) -> Stored<'static> {
+    let Some(object) = object else { return NULL };
     if !object.values().all(|value| json::is_within(value, json::MAX_DEPTH - 1)) {
         let detail = format!("nested deeper than {} levels", json::MAX_DEPTH);
         return Err(Error::InvalidValue { record: "JSON object".into(), detail });
@@ -59,7 +69,7 @@ pub(super) fn value_ref<'a>(value: &'a ToSqlOutput<'a>) -> ValueRef<'a> {
     }
 }
 
-const NULL: ToSqlOutput<'static> = ToSqlOutput::Owned(Value::Null);
+const NULL: Stored<'static> = Ok(ToSqlOutput::Owned(Value::Null));
 
 /// What a column can be read as.
 pub(crate) trait Column: Sized {
@@ -94,7 +104,7 @@ impl<T: Column> Column for Option<T> {
     }
 }
 
-/// Reads the columns of a row one after the other and says exactly which one cannot be read.
+/// Reads the columns of a row one after the other, and says exactly which one cannot be read.
 pub(crate) struct RowReader<'r> {
     row: &'r Row<'r>,
     table: &'static str,
@@ -137,48 +147,57 @@ impl<'r> RowReader<'r> {
         Ok(true)
     }
 
-    /// The next column.
-    pub(crate) fn get<T: Column>(&mut self) -> Result<T> {
+    /// The next column, which has to be the one with that name.
+    ///
+    /// The order of the columns is that of the table's list. That of the reads is checked against it, so that none can be
+    /// read as another one.
+    pub(crate) fn get<T: Column>(&mut self, column: &'static str) -> Result<T> {
         let index = self.next;
         self.next += 1;
+        if self.columns.get(index) != Some(&column) {
+            return Err(self.invalid(column, &"it is not the next one in this release's list of columns"));
+        }
         let value = self.row.get_ref(self.before + index)?;
-        T::column(value).map_err(|error| self.invalid(index, &error))
+        T::column(value).map_err(|error| self.invalid(column, &error))
+    }
+
+    /// Whether all columns were read.
+    pub(crate) fn is_read(&self) -> bool {
+        self.next == self.columns.len()
     }
 
     /// The next column, a number that a document can hold.
-    pub(crate) fn finite(&mut self) -> Result<f64> {
-        let index = self.next;
-        let number: f64 = self.get()?;
-        if number.is_finite() { Ok(number) } else { Err(self.invalid(index, &"no finite number")) }
+    pub(crate) fn finite(&mut self, column: &'static str) -> Result<f64> {
+        let number: f64 = self.get(column)?;
+        if number.is_finite() { Ok(number) } else { Err(self.invalid(column, &"no finite number")) }
     }
 
     /// The next column, a text that stands for a `T`.
-    pub(crate) fn text<T: From<String>>(&mut self) -> Result<T> {
-        self.get::<String>().map(T::from)
+    pub(crate) fn text<T: From<String>>(&mut self, column: &'static str) -> Result<T> {
+        self.get::<String>(column).map(T::from)
     }
 
     /// The next column, a text that stands for a `T`, or NULL.
-    pub(crate) fn optional_text<T: From<String>>(&mut self) -> Result<Option<T>> {
-        Ok(self.get::<Option<String>>()?.map(T::from))
+    pub(crate) fn optional_text<T: From<String>>(&mut self, column: &'static str) -> Result<Option<T>> {
+        Ok(self.get::<Option<String>>(column)?.map(T::from))
     }
 
     /// The next column, a JSON object or NULL.
-    pub(crate) fn optional_json(&mut self) -> Result<Option<Map<String, serde_json::Value>>> {
-        let index = self.next;
-        let Some(text) = self.get::<Option<String>>()? else { return Ok(None) };
+    pub(crate) fn optional_json(&mut self, column: &'static str) -> Result<Option<Map<String, serde_json::Value>>> {
+        let Some(text) = self.get::<Option<String>>(column)? else { return Ok(None) };
         match json::parse(&text) {
             Ok((serde_json::Value::Object(object), _)) => Ok(Some(object)),
-            Ok(_) => Err(self.invalid(index, &"no JSON object")),
-            Err(error) => Err(self.invalid(index, &error)),
+            Ok(_) => Err(self.invalid(column, &"no JSON object")),
+            Err(error) => Err(self.invalid(column, &error)),
         }
     }
 
     /// The next column, the keys of an object that this release does not know.
-    pub(crate) fn extra(&mut self) -> Result<Map<String, serde_json::Value>> {
-        Ok(self.optional_json()?.unwrap_or_default())
+    pub(crate) fn extra(&mut self, column: &'static str) -> Result<Map<String, serde_json::Value>> {
+        Ok(self.optional_json(column)?.unwrap_or_default())
     }
 
-    fn invalid(&self, index: usize, error: &dyn std::fmt::Display) -> Error {
+    fn invalid(&self, column: &'static str, error: &dyn std::fmt::Display) -> Error {
         let key = self.row.get_ref(0).map(|key| match key {
             ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
             ValueRef::Integer(number) => number.to_string(),
@@ -189,7 +208,7 @@ impl<'r> RowReader<'r> {
         Error::InvalidRow {
             table: self.table,
             row: if self.before == 0 { key } else { format!("{owner}position {key}") },
-            column: self.columns.get(index).copied().unwrap_or("?"),
+            column,
             detail: error.to_string(),
         }
     }

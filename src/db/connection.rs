@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 /// What is still there after the power fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Durability {
     /// Every update that returned (`synchronous=FULL`).
     #[default]
@@ -31,7 +32,7 @@ pub(super) const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(C
 /// Prepared statements kept per connection: all of a store's, with room for the column sets of updates.
 const STATEMENT_CACHE: usize = 256;
 
-/// The write-ahead log is cut back to this size once all of it has reached the database.
+/// The WAL file is truncated to this size once all of it has been checkpointed.
 const JOURNAL_SIZE_LIMIT: i64 = 16 * 1024 * 1024;
 
 /// What SQL may need at most: that of a database file is somebody else's, too. Ours needs less than a half of each. What is looked at
@@ -132,13 +133,13 @@ fn set_common(conn: &Connection) -> Result<()> {
     for (limit, most) in LIMITS {
         conn.set_limit(limit, most)?;
     }
-    // A damaged file read through a memory map would kill the process. (SQLite has none unless it is told to.)
+    // A damaged file read through a memory map would kill the process. (SQLite has none by default.)
     set(conn, "mmap_size", 0)?;
     set(conn, "trusted_schema", 0)?;
     set(conn, "cell_size_check", 1)
 }
 
-/// Writes a database anew, with a setting that takes effect by that.
+/// Rebuilds a database (`VACUUM`), with a setting that takes effect by that.
 pub(super) fn vacuum(conn: &Connection, set: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
     set(conn)?;
     // VACUUM attaches what it writes, and that is too much for memory.

@@ -42,7 +42,7 @@ pub(super) fn without_waiting<T>(work: impl FnOnce() -> T) -> T {
     until(Instant::now(), work)
 }
 
-/// Waits a moment for another process's lock; `false` gives up.
+/// Sleeps briefly for another process's lock; `false` gives up.
 fn wait(attempts: i32) -> bool {
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
     let waited_enough = match DEADLINE.get() {

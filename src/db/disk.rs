@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::database::beside;
 use super::kept_files;
 use crate::error::{Error, Result};
+use crate::state_dir::beside;
 
 /// Reads a database and its WAL from the disk.
 ///

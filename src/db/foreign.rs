@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 
 use super::connection;
-use super::database::beside;
 use super::kept_files;
 use super::migrations::APPLICATION_ID;
-use super::place::{FileId, is_open_file};
 use crate::error::{Error, ForeignFile, Result};
+use crate::state_dir::{FileId, beside, is_open_file};
 
 /// The first bytes of an SQLite database.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -76,7 +75,8 @@ fn find(path: &Path) -> Result<Option<ForeignFile>> {
         Ok(header) => foreign_header(&header),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(ForeignFile::NotSqlite),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("open", path)(error)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(Error::io("open", path)(error)),
+        Err(error) => return Err(Error::io("read", path)(error)),
     };
     // SQLite prefers the first page in the WAL to one in the database that was damaged.
     Ok(found.filter(|_| !has_wal_of_ours(path)))

@@ -227,7 +227,7 @@ fn failure_of(error: rusqlite::Error) -> Failure {
     }
 }
 
-/// SQLite rolled a transaction back, and nobody knows why.
+/// The failure of a transaction that SQLite rolled back for an unknown reason.
 fn rolled_back() -> Failure {
     let message = "the transaction was rolled back; nothing was changed".to_owned();
     (ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK), Some(message))

@@ -1,4 +1,6 @@
-//! What a database's schema holds, and in what it differs from the one that the migrations make.
+//! Questions about a database's schema by this release's migrations: differences, a person's objects, broken references.
+//!
+//! Each function reads in the caller's transaction and changes nothing. The released schemas are made once in a process, in memory.
 
 use std::path::Path;
 
@@ -8,21 +10,8 @@ use super::migrations;
 use super::own_objects::{self, OwnObjects};
 use crate::error::{Error, Result};
 
-/// A table, index, trigger or view: its kind, its name, and the SQL that made it.
-pub(super) type SchemaObject = (String, String, String);
-
-/// Everything that a schema defines, in order; without what Litestream adds.
-pub(super) fn schema(conn: &Connection) -> Result<Vec<SchemaObject>> {
-    let mut select = conn.prepare(
-        "SELECT type, name, coalesce(sql, '') FROM sqlite_schema
-         WHERE tbl_name NOT LIKE '\\_litestream\\_%' ESCAPE '\\' ORDER BY type, name",
-    )?;
-    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-/// In what a database's tables, indexes, triggers and views of ours differ from those that this release's migrations make. What a
-/// person added is none of them.
+/// Differences of our tables, indexes, triggers and views from those that this release's migrations make. Additions of a person's
+/// are none.
 pub(crate) fn schema_differences(conn: &Connection, path: &Path) -> Result<Vec<String>> {
     Ok(own_objects(conn, path, migrations::release().latest_version())?.differences)
 }

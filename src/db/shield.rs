@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 
 use super::migrations;
+use super::migrations::LATEST_FINGERPRINT;
 use super::own_objects::{ForeignKey, OwnObjects, SchemaEntry, foreign_keys, quoted};
 use crate::error::{Error, Result};
 
@@ -158,10 +159,6 @@ impl Inner {
         found.into_iter().find(|it| !it.is_empty()).unwrap_or_else(|| objects(candidates.iter().collect()))
     }
 }
-
-/// The fingerprint of this release's schema without additions. A database that has it needs no comparison with a fresh schema.
-/// Where it is that of another version, everything works, and the first write of each process takes milliseconds longer.
-const LATEST_FINGERPRINT: u64 = 0x845f_3aaa_d52c_ea6c;
 
 /// The FNV-1a hash of a schema.
 fn fingerprint(conn: &Connection) -> Result<u64> {

@@ -1,7 +1,7 @@
 //! Fair turns between processes that write the same database.
 //!
 //! SQLite's write lock has no queue: a process that commits without a pause leaves it free for some microseconds, in which the others
-//! have to ask. So there is a queue of one place in front of it: the kernel's lock on the file [`FILE`]. A process holds that place
+//! have to ask. So there is a queue of one place in front of it: the kernel's lock on the file [`WRITERS_FILE`]. A process holds that place
 //! while it asks for the write lock. A process that has written for longer than [`TURN`] has to pass the place before it goes on, and
 //! so waits until the process in it has had the write lock.
 //!
@@ -14,12 +14,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::directory::private_file;
-
 use super::deadline::{until, without_waiting};
-
-/// The file beside the database whose lock is the place.
-pub(crate) const FILE: &str = "writers.lock";
+use crate::state_dir::{WRITERS_FILE, private_file};
 
 /// How long a process goes on writing before it lets others in.
 const TURN: Duration = Duration::from_millis(20);
@@ -97,7 +93,7 @@ impl Drop for Place<'_> {
 }
 
 fn open(database: &Path) -> Option<File> {
-    let path = database.with_file_name(FILE);
+    let path = database.with_file_name(WRITERS_FILE);
     let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let file = OpenOptions::new()
         .read(true)

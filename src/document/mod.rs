@@ -3,21 +3,17 @@
 //! Reading is tolerant, streaming and lossless: the scanner cuts the document into records, each record is parsed and
 //! decoded by itself, and what cannot be read is set aside word for word. Memory is bounded by the largest record.
 
-mod decode;
 mod entity;
-mod export;
-mod import;
-mod object;
-mod path;
+mod finder;
+mod load;
 mod reader;
 mod scanner;
 mod typescript;
 mod upgrade;
-mod value;
 mod version;
+mod write;
 
-pub use export::ExportedFile;
-pub(crate) use export::{KEPT_EXPORT_LABELS, export};
-pub use import::{ImportCounts, ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning};
-pub(crate) use import::{checkpointed_at, import};
+pub(crate) use load::{Counted, checkpointed_at, import, validate};
+pub use load::{ImportMode, ImportOptions, ImportReport, ReportedSetAside, ReportedWarning};
 pub(crate) use typescript::typescript_file;
+pub(crate) use write::export;

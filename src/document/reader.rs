@@ -5,31 +5,21 @@ use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
-use super::decode;
-use super::object::{Context, MOST_NOTICES, Notice, Object, Readable, is_shallow, too_deep};
-use super::path::{Finder, Path, Step, shortened};
+use super::finder::Finder;
 use super::scanner::{Lines, RawValue, Scanner};
 use super::upgrade::{LAYOUT, Layout, Part, Upgrade};
-use super::value::{ParseError, parse, without_position};
 use super::version;
 use crate::error::{Error, Result};
+use crate::json::{ParseError, Path, Step, parse_text, shortened, without_position};
 use crate::model::{
-    AgentState, ConversationState, Extra, OrchestratorMetadata, OrchestratorState, ProjectState, STATE_VERSION,
-    SelfImprovementState, TaskState,
+    Context, EntityKind, Extra, MOST_NOTICES, Notice, Object, OrchestratorState, Readable, is_shallow,
+    read as read_entity, too_deep,
 };
+use crate::rows::{Entity, with_entity};
 
-/// A record of a document.
-pub(super) enum Record {
-    Conversation(ConversationState),
-    Task(Box<TaskState>),
-    Agent(AgentState),
-    Project(ProjectState),
-    SelfImprovement(SelfImprovementState),
-}
-
-/// Takes what is read from a document.
+/// Receives what is read from a document.
 pub(super) trait Sink {
-    fn record(&mut self, record: Record) -> Result<()>;
+    fn record<E: Entity>(&mut self, entity: E) -> Result<()>;
     fn set_aside(&mut self, path: &str, reason: &str, content: &str) -> Result<()>;
 }
 
@@ -52,12 +42,9 @@ pub(super) struct Finding {
     pub(super) set_aside: bool,
 }
 
-const LISTS: [&str; 4] = ["conversations", "tasks", "agents", "projects"];
 const HEAD: [&str; 6] = ["id", "version", "checkpointedAt", "checkpointReason", "mode", "metadata"];
 /// How many findings of each of the two kinds are told one by one.
 const MOST_FINDINGS: usize = 100_000;
-
-const SELF_IMPROVEMENT: &str = "selfImprovement";
 
 /// Reads a document to its end. `new_id` is the id of a document that has none, `limit` how many bytes one record may have.
 pub(super) fn read(
@@ -65,7 +52,7 @@ pub(super) fn read(
     source_name: &str,
     limit: u64,
     new_id: &str,
-    sink: &mut dyn Sink,
+    sink: &mut impl Sink,
 ) -> Result<Document> {
     read_as(&LAYOUT, input, source_name, limit, new_id, sink)
 }
@@ -77,7 +64,7 @@ pub(super) fn read_as(
     source_name: &str,
     limit: u64,
     new_id: &str,
-    sink: &mut dyn Sink,
+    sink: &mut impl Sink,
 ) -> Result<Document> {
     let mut reader = Reader {
         layout,
@@ -92,7 +79,7 @@ pub(super) fn read_as(
         head: HashMap::new(),
         extra: Extra::new(),
         seen: HashSet::new(),
-        ids: HashSet::new(),
+        keys: HashSet::new(),
     };
     reader.document()?;
     let mut head = reader.finish(new_id)?;
@@ -104,13 +91,13 @@ pub(super) fn read_as(
     Ok(Document { head, source_version, findings: reader.findings })
 }
 
-struct Reader<'s, R> {
+struct Reader<'s, R, S> {
     scanner: Scanner<'s, R>,
     source_name: &'s str,
     layout: &'static Layout,
     /// What brings the parts of the document to the layout; none until its version is known.
     steps: &'static [Upgrade],
-    sink: &'s mut dyn Sink,
+    sink: &'s mut S,
     findings: Vec<Finding>,
     /// How many warnings there were, and how much was set aside.
     found: [u64; 2],
@@ -123,11 +110,11 @@ struct Reader<'s, R> {
     extra: Extra,
     /// Members that have been read.
     seen: HashSet<String>,
-    /// Keys of the records that have been read, each with the name of its list.
-    ids: HashSet<(&'static str, String)>,
+    /// Keys of the entities that have been read.
+    keys: HashSet<(EntityKind, String)>,
 }
 
-impl<R: BufRead> Reader<'_, R> {
+impl<R: BufRead, S: Sink> Reader<'_, R, S> {
     fn document(&mut self) -> Result<()> {
         if self.scanner.skip_byte_order_mark()? {
             self.find(Path::default().to_string(), 1, "a byte order mark stands before the document".into(), false);
@@ -173,23 +160,10 @@ impl<R: BufRead> Reader<'_, R> {
             let reason = format!("a second {:?}; the first one was read", shortened(&key));
             return self.set_aside(&Path::member(&key), &value.text, value.line, reason);
         }
+        if let Some(kind) = EntityKind::ALL.into_iter().find(|kind| kind.document_key() == key) {
+            return with_entity!(kind, E => self.entities::<E>());
+        }
         match key.as_str() {
-            "conversations" => {
-                self.list("conversations", Part::Conversation, decode::conversation, |it| &it.id, Record::Conversation)
-            }
-            "tasks" => self.list("tasks", Part::Task, decode::task, |it| &it.id, |it| Record::Task(it.into())),
-            "agents" => self.list("agents", Part::Agent, decode::agent, |it| &it.session_name, Record::Agent),
-            "projects" => self.list("projects", Part::Project, decode::project, |it| &it.id, Record::Project),
-            SELF_IMPROVEMENT => {
-                let raw = self.scanner.value()?;
-                if raw.text != "null"
-                    && let Some(state) =
-                        self.record(Some(Part::SelfImprovement), &Path::member(&key), &raw, decode::self_improvement)?
-                {
-                    self.sink.record(Record::SelfImprovement(state))?;
-                }
-                Ok(())
-            }
             known if HEAD.contains(&known) => {
                 let raw = self.scanner.value()?;
                 self.hold(&raw)?;
@@ -211,15 +185,18 @@ impl<R: BufRead> Reader<'_, R> {
         }
     }
 
-    fn list<T>(
-        &mut self,
-        name: &'static str,
-        part: Part,
-        decode: fn(Value, &mut Context) -> Readable<T>,
-        id: fn(&T) -> &str,
-        wrap: fn(T) -> Record,
-    ) -> Result<()> {
+    fn entities<E: Entity>(&mut self) -> Result<()> {
+        let name = E::KIND.document_key();
         let path = Path::member(name);
+        if E::KIND.is_single() {
+            let raw = self.scanner.value()?;
+            if raw.text != "null"
+                && let Some(entity) = self.record(Some(Part::Entity(E::KIND)), &path, &raw, read_entity::<E>)?
+            {
+                self.sink.record(entity)?;
+            }
+            return Ok(());
+        }
         if self.scanner.peek()? != Some(b'[') {
             let raw = self.scanner.value()?;
             let found = self.parse(&raw)?;
@@ -236,12 +213,12 @@ impl<R: BufRead> Reader<'_, R> {
         for index in 0.. {
             let raw = self.scanner.value()?;
             let path = path.index(index);
-            if let Some(record) = self.record(Some(part), &path, &raw, decode)? {
-                if self.ids.insert((name, id(&record).to_owned())) {
-                    self.sink.record(wrap(record))?;
+            if let Some(entity) = self.record(Some(Part::Entity(E::KIND)), &path, &raw, read_entity::<E>)? {
+                if self.keys.insert((E::KIND, entity.key().to_owned())) {
+                    self.sink.record(entity)?;
                 } else {
-                    let reason =
-                        format!("a second one named {:?} in {name}; the first one was read", shortened(id(&record)));
+                    let key = shortened(entity.key());
+                    let reason = format!("a second one named {key:?} in {name}; the first one was read");
                     self.set_aside(&path, &raw.text, raw.line, reason)?;
                 }
             }
@@ -270,7 +247,7 @@ impl<R: BufRead> Reader<'_, R> {
         }
         let version = value.as_str().unwrap_or_default().to_owned();
         self.steps = self.layout.steps_from(&version);
-        let first_list = LISTS.iter().chain([&SELF_IMPROVEMENT]).find(|name| self.seen.contains(**name));
+        let first_list = document_keys().find(|name| self.seen.contains(*name));
         match first_list {
             Some(name) if !self.steps.is_empty() => {
                 let detail = format!(
@@ -299,7 +276,7 @@ impl<R: BufRead> Reader<'_, R> {
         raw: &RawValue,
         decode: impl FnOnce(Value, &mut Context) -> Readable<T>,
     ) -> Result<Option<T>> {
-        let mut value = match parse(&raw.text, raw.parts) {
+        let mut value = match parse_text(&raw.text, raw.parts) {
             Ok(parsed) => {
                 if let Some(key) = &parsed.repeated_key {
                     let reason =
@@ -342,7 +319,7 @@ impl<R: BufRead> Reader<'_, R> {
 
     /// Makes sure that a value is well-formed.
     fn parse(&mut self, raw: &RawValue) -> Result<Option<Value>> {
-        match parse(&raw.text, raw.parts) {
+        match parse_text(&raw.text, raw.parts) {
             Ok(parsed) => Ok(Some(parsed.value)),
             Err(ParseError::Unholdable(_)) => Ok(None),
             Err(ParseError::Malformed(error)) => Err(self.malformed(raw, &error)),
@@ -351,8 +328,9 @@ impl<R: BufRead> Reader<'_, R> {
 
     /// Reads the head once all members are known, and notes what is missing.
     fn finish(&mut self, new_id: &str) -> Result<OrchestratorState> {
-        for name in LISTS {
-            if !self.seen.contains(name) {
+        for kind in EntityKind::ALL {
+            let name = kind.document_key();
+            if !kind.is_single() && !self.seen.contains(name) {
                 self.find(Path::member(name).to_string(), 1, "missing or null, read as empty".into(), false);
             }
         }
@@ -371,21 +349,7 @@ impl<R: BufRead> Reader<'_, R> {
         let Ok(mut object) = Object::new(members, &mut context) else {
             return Err(self.scanner.error("the document is no object".into()));
         };
-        let head = OrchestratorState {
-            id: object.text_or("id", new_id),
-            version: object.text_or("version", STATE_VERSION),
-            checkpointed_at: object.text_or("checkpointedAt", ""),
-            checkpoint_reason: object.text_or("checkpointReason", "scheduled"),
-            mode: object.optional("mode"),
-            metadata: object.or_warn(
-                "metadata",
-                decode::metadata,
-                new_metadata,
-                "missing or null, read as that of no run",
-            ),
-            extra: std::mem::take(&mut self.extra),
-            ..OrchestratorState::default()
-        };
+        let head = OrchestratorState::read_head(&mut object, new_id, std::mem::take(&mut self.extra));
         let nothing = RawValue { text: String::new(), line: 1, parts: 0 };
         for notice in context.notices {
             let (base, steps) = notice.steps.split_at(1);
@@ -473,9 +437,9 @@ impl<R: BufRead> Reader<'_, R> {
 }
 
 fn is_known(key: &str) -> bool {
-    LISTS.contains(&key) || HEAD.contains(&key) || key == SELF_IMPROVEMENT
+    HEAD.contains(&key) || document_keys().any(|known| known == key)
 }
 
-fn new_metadata() -> OrchestratorMetadata {
-    OrchestratorMetadata { version: STATE_VERSION.to_owned(), ..OrchestratorMetadata::default() }
+fn document_keys() -> impl Iterator<Item = &'static str> {
+    EntityKind::ALL.into_iter().map(EntityKind::document_key)
 }

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Seek};
 use std::path::{Path, PathBuf};
 
-use super::import::checkpointed_at;
-use crate::directory::{EARLY_EXPORT_FILE, EXPORT_FILE, RENAMED_STATE_DIRECTORY, is_link, open_file};
+use super::load::checkpointed_at;
 use crate::error::{Error, Result};
+use crate::state_dir::{EARLY_EXPORT_FILE, EXPORT_FILE, RENAMED_STATE_DIRECTORY, is_link, open_file};
 
 /// Opens the TypeScript service's state file: under its later name or its early one, in the state directory or where the
 /// renamed product kept it below the base directory. Of several, the one with the newest checkpoint; `None` where there

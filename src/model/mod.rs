@@ -9,8 +9,12 @@ mod agent;
 mod change;
 mod conversation;
 mod extra;
+mod kind;
+mod object;
 mod open_enum;
 mod project;
+mod read;
+mod record;
 mod resume;
 mod self_improvement;
 mod state;
@@ -20,13 +24,18 @@ mod timestamp;
 pub use agent::{AgentActivity, AgentState, AgentStatus};
 pub use change::{ChangeOperation, ChangeType, StateChange, StateDiff};
 pub use conversation::{ConversationSource, ConversationState, MessageRole, PersistedMessage, SlackContext};
-pub(crate) use extra::Record;
+pub(crate) use extra::{Look, Record};
+pub use kind::{Counts, EntityKind};
+pub(crate) use object::{Context, MOST_NOTICES, Notice, Object, ReadJson, Readable, is_shallow, read, too_deep};
 pub use project::{BuildState, BuildStatus, GitState, ProjectState, ProjectStatus};
+pub(crate) use read::complete;
+pub use record::{Checkpoint, Run, RunOutcome, SetAsideRecord};
 pub use resume::{ConversationResume, NotificationType, ResumeInstructions, ResumeNotification, TaskResume};
 pub use self_improvement::{
     BackedUpFile, ChangeRisk, FileChangeType, PlannedChange, RollbackPlan, SelfImprovementBackup, SelfImprovementState,
     SelfImprovementStatus, SelfImprovementTask, ValidationCheck, ValidationCheckType,
 };
+pub(crate) use state::Head;
 pub use state::{CheckpointReason, OrchestratorMetadata, OrchestratorMode, OrchestratorState};
 pub use task::{TaskCheckpoint, TaskPriority, TaskProgress, TaskState, TaskStatus};
 pub use timestamp::Timestamp;

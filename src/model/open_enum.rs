@@ -10,6 +10,7 @@ macro_rules! open_enum {
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+        #[non_exhaustive]
         pub enum $name {
             #[doc = concat!("`", $first_text, "`")]
             #[default]

@@ -1,5 +1,7 @@
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::extra::records;
+use super::object::{Object, ReadJson, Readable, read};
 use super::open_enum::open_enum;
 use super::{Extra, Timestamp};
 
@@ -27,28 +29,39 @@ open_enum! {
 }
 
 /// The orchestrator's work on its own code.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SelfImprovementState {
     /// The change at hand.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub current_task: Option<SelfImprovementTask>,
     /// The files as they were before it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<SelfImprovementBackup>,
     /// What must hold before it counts as good.
-    #[serde(default)]
     pub validation_checks: Vec<ValidationCheck>,
     /// How to undo it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback_plan: Option<RollbackPlan>,
     /// Keys that this release does not know.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
+impl ReadJson for SelfImprovementState {
+    fn read_json(mut object: Object<'_>) -> Readable<Self> {
+        Ok(Self {
+            current_task: object.optional_with("currentTask", read),
+            backup: object.optional_with("backup", read),
+            validation_checks: object.list("validationChecks", read),
+            rollback_plan: object.optional_with("rollbackPlan", read),
+            extra: object.rest(),
+        })
+    }
+}
+
 /// A change of the orchestrator's own code.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SelfImprovementTask {
     /// Its key.
@@ -56,10 +69,8 @@ pub struct SelfImprovementTask {
     /// What it is for.
     pub description: String,
     /// The files that it is about.
-    #[serde(default)]
     pub target_files: Vec<String>,
     /// What it will do to which file.
-    #[serde(default)]
     pub planned_changes: Vec<PlannedChange>,
     /// How far it is.
     pub status: SelfImprovementStatus,
@@ -68,8 +79,21 @@ pub struct SelfImprovementTask {
     pub extra: Extra,
 }
 
+impl ReadJson for SelfImprovementTask {
+    fn read_json(mut object: Object<'_>) -> Readable<Self> {
+        Ok(Self {
+            id: object.required("id")?,
+            description: object.required("description")?,
+            target_files: object.texts("targetFiles"),
+            planned_changes: object.list("plannedChanges", read),
+            status: object.required("status")?,
+            extra: object.rest(),
+        })
+    }
+}
+
 /// What a change will do to a file.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedChange {
     /// The file.
@@ -86,8 +110,20 @@ pub struct PlannedChange {
     pub extra: Extra,
 }
 
+impl ReadJson for PlannedChange {
+    fn read_json(mut object: Object<'_>) -> Readable<Self> {
+        Ok(Self {
+            file: object.required("file")?,
+            change_type: object.required("type")?,
+            description: object.required("description")?,
+            risk: object.required("risk")?,
+            extra: object.rest(),
+        })
+    }
+}
+
 /// The files as they were before a change.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SelfImprovementBackup {
     /// Its key.
@@ -95,18 +131,29 @@ pub struct SelfImprovementBackup {
     /// When it was made.
     pub created_at: Timestamp,
     /// The files.
-    #[serde(default)]
     pub files: Vec<BackedUpFile>,
     /// The commit that was checked out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub git_commit: Option<String>,
     /// Keys that this release does not know.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
+impl ReadJson for SelfImprovementBackup {
+    fn read_json(mut object: Object<'_>) -> Readable<Self> {
+        Ok(Self {
+            id: object.required("id")?,
+            created_at: object.required_time("createdAt")?,
+            files: object.list("files", read),
+            git_commit: object.optional("gitCommit"),
+            extra: object.rest(),
+        })
+    }
+}
+
 /// A file as it was before a change.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackedUpFile {
     /// The file.
@@ -122,8 +169,20 @@ pub struct BackedUpFile {
     pub extra: Extra,
 }
 
+impl ReadJson for BackedUpFile {
+    fn read_json(mut object: Object<'_>) -> Readable<Self> {
+        Ok(Self {
+            path: object.required("path")?,
+            original_content: object.required("originalContent")?,
+            backup_path: object.required("backupPath")?,
+            checksum: object.required("checksum")?,
+            extra: object.rest(),
+        })
+    }
+}
+
 /// Something that must hold before a change counts as good.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ValidationCheck {
     /// What people call it.
@@ -132,33 +191,64 @@ pub struct ValidationCheck {
     #[serde(rename = "type")]
     pub check_type: ValidationCheckType,
     /// The command.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// Whether the change fails without it.
-    #[serde(default)]
     pub required: bool,
     /// How it ended; `None` where it has not run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub passed: Option<bool>,
     /// What it printed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// Keys that this release does not know.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
+impl ReadJson for ValidationCheck {
+    fn read_json(mut object: Object<'_>) -> Readable<Self> {
+        Ok(Self {
+            name: object.required("name")?,
+            check_type: object.required("type")?,
+            command: object.optional("command"),
+            required: object.boolean("required"),
+            passed: object.optional_boolean("passed"),
+            output: object.optional("output"),
+            extra: object.rest(),
+        })
+    }
+}
+
 /// How to undo a change.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackPlan {
     /// What to do, in order.
-    #[serde(default)]
     pub steps: Vec<String>,
     /// The commit to go back to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub git_commit: Option<String>,
     /// Keys that this release does not know.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+impl ReadJson for RollbackPlan {
+    fn read_json(mut object: Object<'_>) -> Readable<Self> {
+        Ok(Self { steps: object.texts("steps"), git_commit: object.optional("gitCommit"), extra: object.rest() })
+    }
+}
+
+records! {
+    SelfImprovementState {
+        at_option current_task: "currentTask", at_option backup: "backup",
+        at_list validation_checks: "validationChecks", at_option rollback_plan: "rollbackPlan"
+    };
+    SelfImprovementTask { at_list planned_changes: "plannedChanges" };
+    PlannedChange;
+    SelfImprovementBackup { at_list files: "files" };
+    BackedUpFile;
+    ValidationCheck;
+    RollbackPlan;
 }

@@ -1,6 +1,8 @@
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Clock;
+
 /// A point in time as the document holds it: its text, whatever that is.
 ///
 /// The format is ISO 8601 in UTC with milliseconds, as JavaScript's `toISOString` prints it. Real files also hold other
@@ -18,6 +20,11 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(String);
 
 impl Timestamp {
+    /// The present time by the system's clock, to the millisecond.
+    pub fn now() -> Self {
+        Clock::default().now().into()
+    }
+
     /// The text as it stands in the document.
     pub fn as_str(&self) -> &str {
         &self.0

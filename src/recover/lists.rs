@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::salvage::{Key, Owner, RowKey, Shape, values};
+use super::shape::{Key, Owner, RowKey, Shape, values};
 use crate::db::insert_sql;
 use crate::error::Result;
 

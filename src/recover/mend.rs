@@ -8,12 +8,12 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::lists::take_rows;
 use super::report::{count, finding, finding_of, rows_of};
-use super::salvage::{Key, Shape};
+use super::shape::{Key, Shape};
 use super::timeline::Good;
 use super::{Recovery, quarantine};
-use crate::check::{GROUPS, Group};
 use crate::error::Result;
 use crate::json;
+use crate::rows::invariants::{GROUPS, Group};
 
 impl Recovery {
     /// Mends columns whose values no document can hold: JSON that is none, numbers that are not finite.

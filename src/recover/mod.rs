@@ -5,12 +5,14 @@
 //! their own, and the new one takes their place. Killed at any point, the next run continues with the damaged files where they lie
 //! by then, and ends in the same state.
 
+mod fill;
 mod lists;
 mod mend;
 mod pages;
 mod report;
 mod salvage;
 mod schema;
+mod shape;
 mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,19 +25,19 @@ use rusqlite::Connection;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-use crate::backup;
 use crate::check::{self, Budget, integrity};
 use crate::db::{self, LostFrames, RECOVERY_REPORT_FILE};
-use crate::directory::{self, DATABASE_FILE, WRITING_PREFIX};
 use crate::error::{Error, ForeignFile, Result};
-use crate::lock::DirectoryLock;
-use crate::model::Timestamp;
-use crate::store::{
-    self, SetAsideRecord, StoreOptions, agent, conversation, head, project, run, self_improvement, set_aside, task,
-};
-pub use report::{RecoveredCounts, RecoveryFinding, RecoveryReport};
+use crate::model::{Counts, EntityKind, SetAsideRecord, Timestamp};
+use crate::progress::ProgressCallback;
+use crate::rows::invariants::broken_invariants;
+use crate::rows::{self, Entity, carry_over, head, quarantine, run, with_entity};
+use crate::state_dir::{self, DATABASE_FILE, DirectoryLock, WRITING_PREFIX};
+use fill::{Came, Wanted};
+pub use report::{RecoveryFinding, RecoveryReport};
 use report::{count, finding, finding_of, lists_of, rows_of};
-use salvage::{Came, Key, Outcome, RowKey, Shape, Source, Wanted};
+use salvage::{Outcome, Source};
+use shape::{Key, RowKey, Shape};
 use timeline::{Choice, Good, Timeline};
 
 /// The kind of what is lost with the write-ahead log.
@@ -44,31 +46,21 @@ const LOG: &str = "log";
 /// The source of records that a recovery quarantines.
 const SOURCE: &str = "recovery";
 
-/// Rebuilds a damaged database from what can be read of it and from a good backup or export. Every [`StateStore`](crate::StateStore) on it is
-/// to be closed.
-///
-/// ```no_run
-/// use agentmux_state::{StoreOptions, recover};
-///
-/// let report = recover("/home/me/.agentmux/state", &StoreOptions::default())?;
-/// println!("{} tasks; lost: {:?}", report.restored.tasks, report.lost);
-/// # Ok::<(), agentmux_state::Error>(())
-/// ```
-///
-/// # Errors
-/// [`Error::NotDamaged`]; [`Error::NoDatabase`]; [`Error::InUse`] while a service runs or another process has the database open; [`Error::Unrecoverable`] where nothing can be
-/// read and there is no good backup; [`Error::Io`] where the disk fails to read, which is no damage;
-/// [`Error::SchemaTooNew`] and [`Error::NotAStateDatabase`] for what is not this release's. Nothing is changed then.
-pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<RecoveryReport> {
+/// Rebuilds a damaged database; see [`recover`](crate::recover()).
+pub(crate) fn recover(
+    state_dir: impl AsRef<Path>,
+    now: DateTime<Utc>,
+    progress: &ProgressCallback,
+) -> Result<RecoveryReport> {
     let state_dir = state_dir.as_ref();
     if !state_dir.is_dir() {
         return Err(Error::NoDatabase { path: state_dir.join(DATABASE_FILE) });
     }
+    db::refuse_other_program(&state_dir.join(DATABASE_FILE))?;
     let _lock = DirectoryLock::acquire_for_command(state_dir)?;
-    let state_dir = directory::resolve(state_dir)?;
-    let _turn = directory::lock(&state_dir)?;
-    directory::remove_temporary_files(&state_dir, &[db::NEW_PREFIX, WRITING_PREFIX])?;
-    let now = options.clock.now();
+    let state_dir = state_dir::resolve(state_dir)?;
+    let _turn = state_dir::lock_directory(&state_dir)?;
+    state_dir::remove_temporary_files(&state_dir, &[db::NEW_PREFIX, WRITING_PREFIX])?;
     let path = state_dir.join(DATABASE_FILE);
     if let Some(pid) = db::opened_by_another(&path) {
         // What it commits after the copy below would be in neither the new database nor the report.
@@ -89,12 +81,12 @@ pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<Re
             format!("{missing} of the {frames} pages in the WAL are missing or damaged: the newest updates are lost");
         recovery.lost.push(finding(LOG, message));
     }
-    let built = recovery.build(&state_dir, options).map_err(|error| match error.at(&recovery.damaged) {
+    let built = recovery.build(&state_dir, progress).map_err(|error| match error.with_path(&recovery.damaged) {
         // Its advice is to run what has just failed, perhaps on a copy that is gone by then.
         Error::Corrupt { detail, .. } => Error::Unrecoverable { path: recovery.damaged.clone(), detail },
         other => other,
     })?;
-    let set_aside_as = db::set_aside(&path, now)?;
+    let set_aside_as = db::move_damaged_files(&path, now)?;
     let Recovery { from_backup, lost, .. } = recovery;
     let mut report = RecoveryReport { source: built.source, restored: built.restored, from_backup, lost, set_aside_as };
     write_report(&report, now)?;
@@ -112,25 +104,25 @@ fn write_report(report: &RecoveryReport, now: DateTime<Utc>) -> Result<()> {
         #[serde(flatten)]
         report: &'r RecoveryReport,
     }
-    directory::remove_temporary_files(&report.set_aside_as, &[WRITING_PREFIX])?;
+    state_dir::remove_temporary_files(&report.set_aside_as, &[WRITING_PREFIX])?;
     let path = report.set_aside_as.join(RECOVERY_REPORT_FILE);
     let failed = |error: serde_json::Error| Error::io("write", &path)(io::Error::from(error));
     let text = serde_json::to_string_pretty(&File { recovered_at: now.into(), report }).map_err(failed)?;
-    directory::replace_file(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path))).map(drop)
+    state_dir::replace_file(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &path))).map(drop)
 }
 
 /// A database, which may have been moved already, and how much of its WAL is missing.
 fn find_damaged(path: &Path, now: DateTime<Utc>) -> Result<(PathBuf, Option<LostFrames>)> {
     let is_missing = fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    if is_missing && db::newest_set_aside(path).is_some() {
+    if is_missing && db::newest_unfinished_folder(path).is_some() {
         // A recovery or a restore was killed when it had moved the database. Its WAL may not have followed yet.
-        let moved = db::set_aside(path, now)?.join(DATABASE_FILE);
+        let moved = db::move_damaged_files(path, now)?.join(DATABASE_FILE);
         let lost_frames = db::lost_frames(&moved);
         return Ok((moved, lost_frames));
     }
     if !is_missing {
         // Killed right before its end.
-        db::end_set_aside(path)?;
+        db::finish_damaged_folders(path)?;
     }
     Ok((path.to_path_buf(), db::lost_frames(path)))
 }
@@ -191,7 +183,7 @@ fn require_good(path: &Path) -> Result<()> {
         budget.renew();
         check::read_each(conn)?;
         budget.renew();
-        check::broken_invariants(conn)?.into_iter().next().map_or(Ok(()), corrupt)
+        broken_invariants(conn)?.into_iter().next().map_or(Ok(()), corrupt)
     })
 }
 
@@ -200,7 +192,7 @@ struct Copy(NamedTempFile);
 
 impl Copy {
     fn of(damaged: &Path, state_dir: &Path) -> Result<Self> {
-        let copy = Self(directory::temporary_file(state_dir, db::NEW_PREFIX)?);
+        let copy = Self(state_dir::temporary_file(state_dir, db::NEW_PREFIX)?);
         db::copy_files(damaged, copy.path())?;
         Ok(copy)
     }
@@ -234,7 +226,7 @@ impl Drop for Copy {
 struct Built {
     copy: NamedTempFile,
     source: String,
-    restored: RecoveredCounts,
+    restored: Counts,
 }
 
 struct Recovery {
@@ -248,14 +240,14 @@ struct Recovery {
 
 impl Recovery {
     /// Fills and checks the new database.
-    fn build(&mut self, state_dir: &Path, options: &StoreOptions) -> Result<Built> {
-        let copy = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
+    fn build(&mut self, state_dir: &Path, progress: &ProgressCallback) -> Result<Built> {
+        let copy = state_dir::temporary_file(state_dir, db::NEW_PREFIX)?;
         let mended = schema::mend(self.copy.path(), state_dir)?;
         let read = mended.as_ref().map_or(self.copy.path(), |mended| mended.file.path());
         let source = Source::open(read)?;
         let version = source.as_ref().map_or_else(db::latest_schema_version, |it| db::version_of_damaged(&it.conn));
         let salvaged = copy_all(source.as_ref(), copy.path(), version)?;
-        let choice = self.choose(state_dir, copy.path(), source.is_some(), &salvaged, options)?;
+        let choice = self.choose(state_dir, copy.path(), source.is_some(), &salvaged, progress)?;
         // So may be one whose first page is gone, with what it said of a WAL, where nothing else is missing.
         let is_certain = |name: &&str| salvaged.iter().any(|(shape, it)| shape.name == **name && !it.is_damaged);
         let is_perhaps_older = mended.is_some() && ["runs", "checkpoints", "messages", "tasks"].iter().all(is_certain);
@@ -263,9 +255,9 @@ impl Recovery {
         if let (Some(good), Some(source), true) = (&choice.good, &source, is_perhaps_older) {
             // Without its WAL, the database is the state as it was at some earlier time, perhaps before the good copy.
             if salvage::progress(&good.open()?) > salvage::progress(&source.conn) {
-                let copy = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
+                let copy = state_dir::temporary_file(state_dir, db::NEW_PREFIX)?;
                 let salvaged = copy_all(None, copy.path(), version)?;
-                return self.complete(copy, &salvaged, choice, options);
+                return self.complete(copy, &salvaged, choice, progress);
             }
         }
         self.lost.extend(mended.iter().flat_map(|mended| mended.lost.clone()));
@@ -282,7 +274,7 @@ impl Recovery {
             self.lost.push(finding("database", message));
         }
         drop(source);
-        self.complete(copy, &salvaged, choice, options)
+        self.complete(copy, &salvaged, choice, progress)
     }
 
     /// Chooses the backup or export from which what is missing comes.
@@ -292,19 +284,19 @@ impl Recovery {
         copy: &Path,
         is_readable: bool,
         salvaged: &[(Shape, Outcome)],
-        options: &StoreOptions,
+        progress: &ProgressCallback,
     ) -> Result<Choice> {
         let conn = db::open_damaged(copy)?;
         let is_any = salvaged.iter().any(|(_, outcome)| outcome.rows > 0);
         if !is_readable || !is_any {
-            return timeline::choose(state_dir, self.now, options, None, None, &BTreeMap::new());
+            return timeline::choose(state_dir, self.now, progress, None, None, &BTreeMap::new());
         }
         let checkpoints = salvaged.iter().find(|(shape, _)| shape.name == "checkpoints");
         let is_whole = checkpoints.is_some_and(|(_, outcome)| !outcome.is_damaged && outcome.refused_count == 0);
         let timeline = Timeline::read(&conn, is_whole, &state_dir.join(DATABASE_FILE))?;
         let missing =
             salvaged.iter().filter_map(|(shape, outcome)| Some((shape.name.clone(), outcome.missing.clone()?)));
-        timeline::choose(state_dir, self.now, options, Some(&timeline), Some(&conn), &missing.collect())
+        timeline::choose(state_dir, self.now, progress, Some(&timeline), Some(&conn), &missing.collect())
     }
 
     /// Completes what was read from a good copy, and makes it a state that a check accepts.
@@ -313,14 +305,14 @@ impl Recovery {
         copy: NamedTempFile,
         salvaged: &[(Shape, Outcome)],
         choice: Choice,
-        options: &StoreOptions,
+        progress: &ProgressCallback,
     ) -> Result<Built> {
         let Choice { good, notes } = choice;
         let good = good.as_ref();
         let mut came_from = (false, false);
-        let mut restored = RecoveredCounts::default();
-        let left_out = db::prepare_copy(copy.path(), &options.progress, |conn| {
-            came_from.0 = store::counts(conn)?.entities() > 0;
+        let mut restored = Counts::default();
+        let left_out = db::prepare_copy(copy.path(), progress, |conn| {
+            came_from.0 = rows::counts(conn)?.entities() > 0;
             let good_conn = good.map(Good::open).transpose()?;
             let good = good.zip(good_conn.as_ref());
             let shapes: Vec<_> = salvaged.iter().map(|(shape, _)| shape.clone()).collect();
@@ -339,7 +331,7 @@ impl Recovery {
             })?;
             came_from.1 = !self.from_backup.is_empty();
             self.from_backup.extend(notes);
-            let counts = store::counts(conn)?;
+            let counts = rows::counts(conn)?;
             if counts.entities() == 0 && !self.lost.is_empty() {
                 let detail = "nothing in it can be read, and there is no good backup".to_owned();
                 return Err(Error::Corrupt { path: self.damaged.clone(), detail });
@@ -347,11 +339,10 @@ impl Recovery {
             head::ensure(conn, self.now)?;
             // No service runs.
             run::close_open_as_crashed(conn)?;
-            backup::begin_anew(conn, self.now)?;
-            let store::Counts { conversations, messages, tasks, agents, projects, .. } = counts;
-            restored = RecoveredCounts { conversations, messages, tasks, agents, projects };
+            carry_over::begin_anew(conn, self.now)?;
+            restored = counts;
             check::read_each(conn)?;
-            match check::broken_invariants(conn)?.into_iter().next() {
+            match broken_invariants(conn)?.into_iter().next() {
                 Some(detail) => Err(Error::Corrupt { path: self.damaged.clone(), detail }),
                 None => Ok(()),
             }
@@ -425,7 +416,7 @@ impl Recovery {
             (None, None) => Wanted::Lists,
         };
         let came = match good {
-            Some((_, good)) => salvage::fill(good, conn, shape, &wanted)?,
+            Some((_, good)) => fill::fill(good, conn, shape, &wanted)?,
             None => Came::default(),
         };
         if let (Some((good, _)), false) = (good, came.rows == 0) {
@@ -550,47 +541,50 @@ impl Recovery {
 
     /// Reads each entity, and puts the good one in the place of one that cannot be read.
     fn read_each(&mut self, conn: &Connection, good: Option<(&Good, &Connection)>, shapes: &[Shape]) -> Result<()> {
-        macro_rules! each {
-            ($table:literal, $key:literal, $entity:ident, $write:expr) => {
-                let condition = concat!("WHERE ", $key, " = ?1");
-                let mut broken: Vec<(String, Error)> = Vec::new();
-                {
-                    let mut select = conn.prepare(concat!("SELECT ", $key, " FROM ", $table))?;
-                    let mut ids = select.query([])?;
-                    while let Some(row) = ids.next()? {
-                        let id: String = row.get(0)?;
-                        match $entity::read(conn, condition, [&id], |_| Ok(())) {
-                            Ok(()) => {}
-                            Err(error @ Error::InvalidRow { .. }) => broken.push((id, error)),
-                            Err(error) => return Err(error),
-                        }
-                    }
-                }
-                for (id, error) in broken {
-                    let mut found = None;
-                    if let Some((_, good)) = good {
-                        $entity::read(good, condition, [&id], |entity| {
-                            found = Some(entity);
-                            Ok(())
-                        })?;
-                    }
-                    let replaced_from = good.map(|(good, _)| good).filter(|_| found.is_some());
-                    self.take_unreadable(conn, replaced_from, shapes, $table, $key, &id, &error)?;
-                    if let Some(entity) = found {
-                        $write(&entity)?;
-                    }
-                }
-            };
-        }
-        each!("conversations", "id", conversation, |it| conversation::write(conn, it, usize::MAX));
-        each!("tasks", "id", task, |it| task::write(conn, it));
-        each!("agents", "session_name", agent, |it| agent::write(conn, it));
-        each!("projects", "id", project, |it| project::write(conn, it));
-        if let Err(error) = self_improvement::read(conn) {
-            self.take_unreadable(conn, None, shapes, "self_improvement", "''", "", &error)?;
+        for kind in EntityKind::ALL {
+            with_entity!(kind, E => self.read_each_of::<E>(conn, good, shapes))?;
         }
         if let Err(error) = head::read(conn) {
             self.take_unreadable(conn, None, shapes, "state", "''", "", &error)?;
+        }
+        Ok(())
+    }
+
+    fn read_each_of<E: Entity>(
+        &mut self,
+        conn: &Connection,
+        good: Option<(&Good, &Connection)>,
+        shapes: &[Shape],
+    ) -> Result<()> {
+        let (table, key) = (E::table().name(), E::table().key());
+        if E::KIND.is_single() {
+            return match E::find(conn, "") {
+                Err(error @ Error::InvalidRow { .. }) => {
+                    self.take_unreadable(conn, None, shapes, table, "''", "", &error)
+                }
+                found => found.map(drop),
+            };
+        }
+        let mut broken: Vec<(String, Error)> = Vec::new();
+        {
+            let mut select = conn.prepare(&format!("SELECT {key} FROM {table}"))?;
+            let mut keys = select.query([])?;
+            while let Some(row) = keys.next()? {
+                let id: String = row.get(0)?;
+                match E::find(conn, &id) {
+                    Ok(_) => {}
+                    Err(error @ Error::InvalidRow { .. }) => broken.push((id, error)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        for (id, error) in broken {
+            let found = good.map(|(_, good)| E::find(good, &id)).transpose()?.flatten();
+            let replaced_from = good.map(|(good, _)| good).filter(|_| found.is_some());
+            self.take_unreadable(conn, replaced_from, shapes, table, key, &id, &error)?;
+            if let Some(entity) = found {
+                entity.write(conn)?;
+            }
         }
         Ok(())
     }
@@ -675,7 +669,7 @@ impl Recovery {
 fn copy_all(source: Option<&Source>, copy: &Path, version: u32) -> Result<Vec<(Shape, Outcome)>> {
     let mut salvaged: Vec<(Shape, Outcome)> = Vec::new();
     db::create_copy_of_version(copy, version, |conn| {
-        for shape in salvage::shapes(conn)? {
+        for shape in shape::shapes(conn)? {
             let outcome = match source {
                 Some(source) => salvage::copy(source, conn, &shape, || owners(conn, &salvaged, &shape))?,
                 None => Outcome { is_damaged: true, holes: vec![(i64::MIN, i64::MAX)], ..Outcome::default() },
@@ -689,7 +683,7 @@ fn copy_all(source: Option<&Source>, copy: &Path, version: u32) -> Result<Vec<(S
 
 /// The entities to which rows of a table may belong, also those that are missing; `None` where not all of them are known.
 fn owners(conn: &Connection, salvaged: &[(Shape, Outcome)], shape: &Shape) -> Result<Option<BTreeSet<Key>>> {
-    let Some(root) = salvage::root(salvaged.iter().map(|(shape, _)| shape), shape) else { return Ok(None) };
+    let Some(root) = shape::root(salvaged.iter().map(|(shape, _)| shape), shape) else { return Ok(None) };
     let Some((_, outcome)) = salvaged.iter().find(|(shape, _)| shape.name == root.table) else { return Ok(None) };
     if outcome.missing.is_none() && outcome.is_damaged {
         return Ok(None);
@@ -726,5 +720,5 @@ fn quarantine(conn: &Connection, now: DateTime<Utc>, table: &str, reason: &str, 
         reason: reason.to_owned(),
         content,
     };
-    set_aside::insert(conn, &record)
+    quarantine::insert(conn, &record)
 }

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::salvage::is_damage;
+use super::shape::is_damage;
 use crate::check::Budget;
 use crate::db;
-use crate::directory;
 use crate::error::{Error, Result};
+use crate::state_dir;
 
 /// What is wrong with the trees of a database as a whole.
 #[derive(Default)]
@@ -114,7 +114,7 @@ impl PageMap {
             return Ok(());
         }
         let directory = path.parent().unwrap_or(path);
-        let copy = directory::temporary_file(directory, db::NEW_PREFIX)?;
+        let copy = state_dir::temporary_file(directory, db::NEW_PREFIX)?;
         db::copy_raw(conn, copy.path())?;
         let file = File::open(copy.path()).map_err(Error::io("read", copy.path()))?;
         for page in (2..=pages).filter(|page| !tree_of.contains_key(page) && !self.is_map(*page)) {

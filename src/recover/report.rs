@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::salvage::{Key, Shape};
+use super::shape::{Key, Shape};
+use crate::model::Counts;
 
 /// What a recovery did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,7 +15,7 @@ pub struct RecoveryReport {
     /// Where the state comes from: the damaged database, a backup or the export, or two of them.
     pub source: String,
     /// What the new database holds.
-    pub restored: RecoveredCounts,
+    pub restored: Counts,
     /// What the damaged database no longer had, and the backup or export did: as it was then. Also which of them were used, where
     /// that is in doubt.
     pub from_backup: Vec<RecoveryFinding>,
@@ -23,22 +24,6 @@ pub struct RecoveryReport {
     /// The folder with the damaged files, and with this report as `recovery.json`, where no list is cut short.
     #[serde(serialize_with = "crate::json::path")]
     pub set_aside_as: PathBuf,
-}
-
-/// How much of each kind there is after a recovery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RecoveredCounts {
-    /// Conversations.
-    pub conversations: u64,
-    /// Messages of all conversations.
-    pub messages: u64,
-    /// Tasks.
-    pub tasks: u64,
-    /// Agents.
-    pub agents: u64,
-    /// Projects.
-    pub projects: u64,
 }
 
 /// Something that a recovery found, mostly of many rows of one table.

@@ -5,126 +5,18 @@
 //! A page may also be whole and in the wrong place: so types and order of what is read are checked, and pages that two trees
 //! share are looked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use rusqlite::types::{Value, ValueRef};
+use rusqlite::types::Value;
 use rusqlite::{Connection, Row, Statement, params_from_iter};
 use serde_json::Map;
 
-use super::lists::complete_lists;
 use super::pages::{Trees, trees};
-use crate::check::{Budget, integrity, is_read_failure};
+use super::shape::{Key, RowKey, Shape, exists_sql, is_damage, unless_damaged, values};
+use crate::check::{Budget, integrity};
 use crate::db::{self, insert_sql};
-use crate::error::{Error, Result};
-
-/// A value of a key. In the order of SQLite: numbers before texts, texts by their bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
-    Integer(i64),
-    Text(String),
-}
-
-impl Key {
-    pub(super) fn of(value: &Value) -> Option<Self> {
-        match value {
-            Value::Integer(number) => Some(Self::Integer(*number)),
-            Value::Text(text) => Some(Self::Text(text.clone())),
-            _ => None,
-        }
-    }
-
-    fn value(&self) -> Value {
-        match self {
-            Self::Integer(number) => Value::Integer(*number),
-            Self::Text(text) => Value::Text(text.clone()),
-        }
-    }
-}
-
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Integer(number) => number.fmt(f),
-            Self::Text(text) => text.fmt(f),
-        }
-    }
-}
-
-pub(super) type RowKey = Vec<Key>;
-
-/// The owner of a table's rows.
-#[derive(Debug, Clone)]
-pub(super) struct Owner {
-    pub(super) table: String,
-    /// The column that names it.
-    pub(super) from: String,
-    /// Its own column with that name.
-    pub(super) to: String,
-}
-
-/// A table as it is made by the migrations.
-#[derive(Debug, Clone)]
-pub(super) struct Shape {
-    pub(super) name: String,
-    pub(super) columns: Vec<String>,
-    pub(super) types: Vec<Type>,
-    /// Columns by which rows are ordered: `rowid`, or those of the primary key.
-    order: Vec<String>,
-    pub(super) has_rowid: bool,
-    /// Columns that name a row for people and for other tables, which may be others than its primary key.
-    pub(super) identity: Vec<String>,
-    /// The index over them, where that is another tree than the table itself.
-    index: Option<String>,
-    /// An index that holds all columns of a table without row numbers.
-    covering: Option<String>,
-    pub(super) owner: Option<Owner>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Type {
-    Integer,
-    Real,
-    Text,
-}
-
-impl Shape {
-    /// Columns of the primary key.
-    pub(super) fn key(&self) -> &[String] {
-        if self.has_rowid { &self.identity } else { &self.order }
-    }
-
-    /// The columns that name a list that a row is an item of; `None` where it is none. Items are numbered from 0.
-    pub(super) fn list(&self) -> Option<&[String]> {
-        let key = if self.has_rowid { self.identity.as_slice() } else { self.order.as_slice() };
-        let is_list = self.name != "messages" && (!self.has_rowid || self.name.starts_with("self_improvement_"));
-        key.split_last().filter(|(last, _)| is_list && *last == "position").map(|(_, list)| list)
-    }
-
-    /// Whether rows are named by numbers that only this table knows.
-    pub(super) fn is_numbered(&self) -> bool {
-        self.has_rowid && self.index.is_none()
-    }
-
-    fn has_type(&self, column: usize, value: &Value) -> bool {
-        matches!(
-            (self.types[column], value),
-            (_, Value::Null)
-                | (Type::Integer, Value::Integer(_))
-                | (Type::Real, Value::Integer(_) | Value::Real(_))
-                | (Type::Text, Value::Text(_))
-        )
-    }
-
-    pub(super) fn indexes_of(&self, columns: &[String]) -> Vec<usize> {
-        columns.iter().filter_map(|column| self.columns.iter().position(|it| it == column)).collect()
-    }
-
-    /// The identity in a row of all columns.
-    pub(super) fn identity_in(&self, row: &[Value]) -> Option<RowKey> {
-        self.indexes_of(&self.identity).into_iter().map(|index| Key::of(row.get(index)?)).collect()
-    }
-}
+use crate::error::Result;
 
 /// A row that could be read and cannot be true.
 pub(super) struct Refused {
@@ -162,70 +54,6 @@ pub(super) struct Outcome {
 const MOST_REFUSED: usize = 1000;
 const MOST_REFUSED_BYTES: usize = 16 * 1024 * 1024;
 
-/// The tables of a database that hold what is to be kept, owners before what they own.
-pub(super) fn shapes(conn: &Connection) -> Result<Vec<Shape>> {
-    // Made anew: the history of migrations, the search index, and what belongs to the file that is gone.
-    const DERIVED: &[&str] = &[
-        "refinery_schema_history",
-        "message_index_progress",
-        "messages_to_index",
-        "changes_since_checkpoint",
-        "export",
-        "backup",
-    ];
-    let sql = "SELECT t.name, t.wr FROM pragma_table_list t JOIN sqlite_schema s ON s.name = t.name
-               WHERE t.schema = 'main' AND t.type = 'table' AND t.name NOT LIKE 'sqlite_%' ORDER BY s.rowid";
-    let mut select = conn.prepare(sql)?;
-    let tables = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let tables: Vec<(String, bool)> = tables.collect::<rusqlite::Result<_>>()?;
-    let tables = tables.into_iter().filter(|(name, _)| !DERIVED.contains(&name.as_str()));
-    tables.map(|(name, is_without_rowid)| shape(conn, name, !is_without_rowid)).collect()
-}
-
-fn shape(conn: &Connection, name: String, has_rowid: bool) -> Result<Shape> {
-    let texts = |sql: &str, parameter: &str| -> rusqlite::Result<Vec<String>> {
-        conn.prepare(sql)?.query_map([parameter], |row| row.get(0))?.collect()
-    };
-    let columns = texts("SELECT name FROM pragma_table_info(?1)", &name)?;
-    let types = texts("SELECT type FROM pragma_table_info(?1)", &name)?.into_iter();
-    let types = types.map(|it| match it.as_str() {
-        "INTEGER" => Type::Integer,
-        "REAL" => Type::Real,
-        _ => Type::Text,
-    });
-    let types = types.collect();
-    let key = texts("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk", &name)?;
-    let index = texts("SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND origin IN ('u', 'pk')", &name)?;
-    let index = index.into_iter().next().filter(|_| has_rowid);
-    let identity = match &index {
-        Some(index) => texts("SELECT name FROM pragma_index_info(?1) ORDER BY seqno", index)?,
-        None => key.clone(),
-    };
-    let mut covering = None;
-    if !has_rowid {
-        for index in texts("SELECT name FROM pragma_index_list(?1) WHERE origin = 'c' AND NOT partial", &name)? {
-            let held = texts("SELECT name FROM pragma_index_xinfo(?1) WHERE name NOT NULL", &index)?;
-            if columns.iter().all(|column| held.contains(column)) {
-                covering = Some(index);
-            }
-        }
-    }
-    let sql = "SELECT \"table\", \"from\", coalesce(\"to\", \"from\") FROM pragma_foreign_key_list(?1)";
-    let mut select = conn.prepare(sql)?;
-    let owners =
-        select.query_map([&name], |row| Ok(Owner { table: row.get(0)?, from: row.get(1)?, to: row.get(2)? }))?;
-    let owner = owners.collect::<rusqlite::Result<Vec<_>>>()?.pop();
-    let order = if has_rowid { vec!["rowid".to_owned()] } else { key };
-    Ok(Shape { name, columns, types, order, has_rowid, identity, index, covering, owner })
-}
-
-/// The table whose rows own those of a table in the end, and their column with that name.
-pub(super) fn root<'s>(shapes: impl Iterator<Item = &'s Shape> + Clone, shape: &'s Shape) -> Option<&'s Owner> {
-    let owner = shape.owner.as_ref()?;
-    let its_shape = shapes.clone().find(|shape| shape.name == owner.table);
-    its_shape.and_then(|shape| root(shapes, shape)).or(Some(owner))
-}
-
 /// A damaged database that is read.
 pub(super) struct Source {
     pub(super) conn: Connection,
@@ -250,23 +78,6 @@ impl Source {
         }
         let trees = trees(&conn, &budget, path)?;
         Ok(Some(Self { conn, budget, trees }))
-    }
-}
-
-/// The result of reading, `None` where damage prevents it; an error where the disk failed.
-pub(super) fn is_damage<T>(read: rusqlite::Result<T>) -> Result<Option<T>> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error) if is_read_failure(&error) => Err(error.into()),
-        Err(_) => Ok(None),
-    }
-}
-
-/// As [`is_damage`], for what returns this library's errors.
-pub(super) fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
-    match read {
-        Err(Error::Sqlite { source, .. }) => is_damage(Err(source)),
-        other => other.map(Some),
     }
 }
 
@@ -625,106 +436,6 @@ fn merged(mut holes: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
 /// How often a table is asked for rows between damaged ones.
 const MOST_ATTEMPTS: u32 = 4000;
 
-/// Which of the rows that a damaged database lacks are to come from a good copy.
-pub(super) enum Wanted<'w> {
-    /// These.
-    Rows(&'w BTreeSet<RowKey>),
-    /// Those with a number in these ranges.
-    Numbers(&'w [(i64, i64)]),
-    /// Those of these owners.
-    Owners(&'w BTreeSet<Key>),
-    /// Those of lists of which nothing is left, or that have gaps.
-    Lists,
-    /// Those that follow the first one that is there of their owner.
-    Later,
-    All,
-}
-
-/// Rows that came from a good copy.
-#[derive(Default)]
-pub(super) struct Came {
-    pub(super) rows: u64,
-    /// Their entities.
-    pub(super) names: BTreeSet<Key>,
-    /// Themselves, where each of them was known to be missing.
-    pub(super) keys: BTreeSet<RowKey>,
-}
-
-/// Copies the rows of a table that a good database has and this one lacks, as far as they are wanted.
-pub(super) fn fill(good: &Connection, target: &Connection, shape: &Shape, wanted: &Wanted<'_>) -> Result<Came> {
-    let mut is_there = target.prepare(&exists_sql(shape))?;
-    let mut insert = target.prepare(&insert_sql(&shape.name, &shape.columns))?;
-    let mut has_owner = match &shape.owner {
-        Some(owner) => Some(target.prepare(&format!("SELECT 1 FROM {} WHERE {} = ?1", owner.table, owner.to))?),
-        None => None,
-    };
-    let incomplete = if matches!(wanted, Wanted::Lists) { complete_lists(target, shape)? } else { BTreeSet::new() };
-    let first = if matches!(wanted, Wanted::Later) { first_positions(target, shape)? } else { BTreeMap::new() };
-    let list = shape.list().map(|list| shape.indexes_of(list)).unwrap_or_default();
-    let number = if shape.has_rowid { "rowid" } else { "0" };
-    let sql = format!(
-        "SELECT {}, {number} FROM {} ORDER BY {}",
-        shape.columns.join(", "),
-        shape.name,
-        shape.order.join(", ")
-    );
-    let mut select = good.prepare(&sql)?;
-    let mut rows = select.query([])?;
-    let mut came = Came::default();
-    while let Some(row) = rows.next()? {
-        let (mut read, _) = values(row, shape.columns.len())?;
-        let number: i64 = row.get(shape.columns.len())?;
-        let Some(key) = shape.identity_in(&read) else { continue };
-        let Some(name) = key.first() else { continue };
-        let is_wanted = match wanted {
-            Wanted::Rows(rows) => rows.contains(&key),
-            Wanted::Numbers(holes) => holes.iter().any(|(low, high)| number > *low && number < *high),
-            Wanted::Owners(owners) => owners.contains(name),
-            Wanted::Lists => {
-                let list: Option<RowKey> = list.iter().map(|index| Key::of(&read[*index])).collect();
-                list.is_some_and(|list| !incomplete.contains(&list))
-            }
-            Wanted::Later => first.get(name).is_none_or(|first| key.get(1).is_none_or(|position| position > first)),
-            Wanted::All => true,
-        };
-        if !is_wanted || is_there.exists(params_from_iter(key.iter().map(Key::value)))? {
-            continue;
-        }
-        if let Some(has_owner) = &mut has_owner
-            && !has_owner.exists([name.value()])?
-        {
-            continue;
-        }
-        if insert.execute(params_from_iter(&read)).is_err() {
-            // Another row has its number by now: it gets the next one.
-            for (column, value) in shape.columns.iter().zip(&mut read) {
-                if shape.has_rowid && !shape.identity.contains(column) && NUMBERS.contains(&column.as_str()) {
-                    *value = Value::Null;
-                }
-            }
-            if insert.execute(params_from_iter(&read)).is_err() {
-                continue;
-            }
-        }
-        came.rows += 1;
-        came.names.insert(name.clone());
-        if matches!(wanted, Wanted::Rows(_)) {
-            came.keys.insert(key);
-        }
-    }
-    Ok(came)
-}
-
-/// Columns that number the rows of a table that names them by something else.
-const NUMBERS: &[&str] = &["position", "message_id"];
-
-fn first_positions(conn: &Connection, shape: &Shape) -> Result<BTreeMap<Key, Key>> {
-    let [owner, position] = &shape.identity[..] else { return Ok(BTreeMap::new()) };
-    let mut select = conn.prepare(&format!("SELECT {owner}, min({position}) FROM {} GROUP BY 1", shape.name))?;
-    let rows = select.query_map([], |row| Ok((Key::Text(row.get(0)?), Key::Integer(row.get(1)?))))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
 /// Whether a database has this program's tables, whatever its header says.
 pub(super) fn is_ours(path: &Path) -> Result<bool> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('state', 'conversations', 'tasks', 'runs')";
@@ -744,26 +455,4 @@ pub(super) fn progress(conn: &Connection) -> Vec<i64> {
         newest("message_id", "messages"),
         newest("position", "tasks"),
     ]
-}
-
-/// The first values of a row, and whether in one of them bytes that are no text were replaced.
-pub(super) fn values(row: &Row<'_>, number: usize) -> rusqlite::Result<(Vec<Value>, bool)> {
-    let mut is_mended = false;
-    let mut value = |index| {
-        Ok(match row.get_ref(index)? {
-            ValueRef::Text(bytes) => {
-                let text = String::from_utf8_lossy(bytes);
-                is_mended |= matches!(text, std::borrow::Cow::Owned(_));
-                Value::Text(text.into_owned())
-            }
-            other => other.try_into()?,
-        })
-    };
-    let values = (0..number).map(&mut value).collect::<rusqlite::Result<_>>()?;
-    Ok((values, is_mended))
-}
-
-fn exists_sql(shape: &Shape) -> String {
-    let condition: Vec<_> = shape.identity.iter().map(|column| format!("{column} = ?")).collect();
-    format!("SELECT 1 FROM {} WHERE {}", shape.name, condition.join(" AND "))
 }

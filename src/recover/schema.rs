@@ -20,10 +20,10 @@ use tempfile::NamedTempFile;
 
 use super::pages::PageMap;
 use super::report::{RecoveryFinding, count, finding};
-use super::salvage::{is_damage, unless_damaged};
+use super::shape::{is_damage, unless_damaged};
 use crate::db;
-use crate::directory;
 use crate::error::{Error, Result};
+use crate::state_dir;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
@@ -48,7 +48,7 @@ pub(super) struct Mended {
 pub(super) fn mend(copy: &Path, state_dir: &Path) -> Result<Option<Mended>> {
     mend_header(copy)?;
     let Some(conn) = unless_damaged(db::open_damaged(copy))? else { return Ok(None) };
-    let file = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
+    let file = state_dir::temporary_file(state_dir, db::NEW_PREFIX)?;
     // One file, with what is in the WAL.
     if unless_damaged(db::copy_raw(&conn, file.path()))?.is_none() {
         return Ok(None);
@@ -590,7 +590,7 @@ struct Ours {
 
 /// Makes an empty database of a version, and reads what is in its schema.
 fn ours(version: u32, state_dir: &Path) -> Result<Vec<Ours>> {
-    let file = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
+    let file = state_dir::temporary_file(state_dir, db::NEW_PREFIX)?;
     db::create_copy_of_version(file.path(), version, |_| Ok(()))?;
     let conn = writer(file.path())?;
     let read = || -> rusqlite::Result<Vec<SchemaRow>> {

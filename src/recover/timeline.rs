@@ -15,13 +15,14 @@ use rusqlite::{Connection, OptionalExtension};
 use tempfile::NamedTempFile;
 
 use super::report::{RecoveryFinding, finding};
-use super::salvage::{Key, RowKey};
+use super::shape::{Key, RowKey};
 use crate::backup::{self, SAFETY_LABEL};
 use crate::db::{self, RECOVERY_REPORT_FILE};
-use crate::directory::{self, EXPORT_FILE};
 use crate::error::{Error, Result};
 use crate::model::Timestamp;
-use crate::store::{StoreOptions, head};
+use crate::progress::ProgressCallback;
+use crate::rows::head;
+use crate::state_dir::{self, EXPORT_FILE};
 
 /// What is known to be good: a copy of a backup or of the export, in a database of this release.
 pub(super) struct Good {
@@ -123,7 +124,7 @@ impl Timeline {
 
 /// The times of earlier recoveries, which record a checkpoint as restores do, and discard nothing.
 fn earlier_recoveries(path: &Path) -> BTreeSet<String> {
-    let recoveries = db::set_aside_folders(path).into_iter().filter_map(|(_, folder)| {
+    let recoveries = db::damaged_folders(path).into_iter().filter_map(|(_, folder)| {
         let report = fs::read(folder.join(RECOVERY_REPORT_FILE)).ok()?;
         let report: serde_json::Value = serde_json::from_slice(&report).ok()?;
         Some(report.get("recoveredAt")?.as_str()?.to_owned())
@@ -146,7 +147,7 @@ const MOST_COMPARED: usize = 12;
 pub(super) fn choose(
     state_dir: &Path,
     now: DateTime<Utc>,
-    options: &StoreOptions,
+    progress: &ProgressCallback,
     timeline: Option<&Timeline>,
     database: Option<&Connection>,
     missing: &BTreeMap<String, BTreeSet<RowKey>>,
@@ -187,7 +188,7 @@ pub(super) fn choose(
         Ok(ControlFlow::Continue(()))
     };
     let mut is_done = false;
-    backup::each_usable(state_dir, now, &options.progress, |backup, copy| {
+    backup::each_usable(state_dir, now, progress, |backup, copy| {
         if export.as_ref().is_some_and(|export| export.at.parse() > backup.created_at.parse())
             && let Some(export) = export.take()
             && look(export, None)?.is_break()
@@ -287,7 +288,7 @@ fn export(state_dir: &Path, now: DateTime<Utc>) -> Result<Option<Good>> {
     if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
         return Ok(None);
     }
-    let copy = directory::temporary_file(state_dir, db::NEW_PREFIX)?;
+    let copy = state_dir::temporary_file(state_dir, db::NEW_PREFIX)?;
     match db::create_copy(copy.path(), |conn| backup::import_document(conn, &path, now)) {
         Ok(()) => {}
         // Perhaps it is good: an older backup must not take its place because of that.

@@ -10,7 +10,7 @@ const MOST_WORDS: usize = 100;
 
 /// The words of a search. A message matches where each of them stands in it, or begins a word of it; signs that stand side by
 /// side, as Chinese ones, stand so in the message, too.
-pub(super) struct Query<'t> {
+pub(crate) struct Query<'t> {
     /// The words, in order.
     words: Vec<Word<'t>>,
     /// Words that are joined, each run by itself.
@@ -19,7 +19,7 @@ pub(super) struct Query<'t> {
 
 impl<'t> Query<'t> {
     /// `None` where there is nothing to look for.
-    pub(super) fn new(text: &'t str) -> Option<Self> {
+    pub(crate) fn new(text: &'t str) -> Option<Self> {
         let mut words = words(text);
         words.truncate(MOST_WORDS);
         let mut units: Vec<Range<usize>> = Vec::new();

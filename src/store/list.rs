@@ -1,18 +1,27 @@
-//! Lists of entities: which ones a filter names, and completing an id.
+//! Lists of entities: which ones a filter names, in which order, and from where on; and completing a key.
+
+use std::ops::ControlFlow;
 
 use chrono::{DateTime, Utc};
+use rusqlite::params_from_iter;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
 
-use super::{StateStore, agent, conversation, project, task};
-use crate::db::time::{has_activity, unix_time};
+use super::state_store::StateStore;
 use crate::error::{Error, Result};
-use crate::model::{AgentState, ConversationState, ProjectState, TaskState};
+use crate::model::EntityKind;
+use crate::rows::{self, Entity, with_entity};
 
-/// Which entities a list holds: those of which all that is set is true.
+/// Which entities a list holds, in which order, and which part of the list. All conditions that are set have to hold.
 ///
-/// Conversations know only `since` and `limit`, projects no `since`.
+/// A kind that does not have what a condition asks for is an error: conversations have only `since`, projects no `since`.
+///
+/// ```
+/// use agentmux_state::{ListFilter, ListOrder};
+///
+/// let newest_ten = ListFilter::default().order(ListOrder::LastActivity).limit(10);
+/// ```
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct ListFilter {
     /// Those in this status.
     pub status: Option<String>,
@@ -20,151 +29,107 @@ pub struct ListFilter {
     pub project: Option<String>,
     /// Tasks that are assigned to this agent, projects that it works on, or the agent with this session name.
     pub agent: Option<String>,
-    /// Those in which something happened at this moment or later; tasks without any activity by their start or creation.
+    /// Those whose last activity is at this time or later; for tasks without any activity, their start or creation.
     pub since: Option<DateTime<Utc>>,
-    /// At most so many.
+    /// The order. That of the document by default.
+    pub order: ListOrder,
+    /// Number of entities to skip. 0 by default.
+    pub offset: u32,
+    /// Maximum number of entities. No limit by default.
     pub limit: Option<u32>,
 }
 
-/// A kind of entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EntityKind {
-    /// A conversation, by its id.
-    Conversation,
-    /// A task, by its id.
-    Task,
-    /// An agent, by the name of its session.
-    Agent,
-    /// A project, by its id.
-    Project,
+/// The order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ListOrder {
+    /// That of the document.
+    #[default]
+    Document,
+    /// The latest activity first; entities without a readable time come last, in the order of the document.
+    LastActivity,
 }
-
-/// The conditions that a kind of entity has for what a filter sets.
-struct Conditions {
-    kind: &'static str,
-    status: Option<&'static str>,
-    project: Option<&'static str>,
-    agent: Option<&'static str>,
-    since: Option<&'static str>,
-}
-
-const CONVERSATIONS: Conditions = Conditions {
-    kind: "conversations",
-    status: None,
-    project: None,
-    agent: None,
-    since: Some(concat!(has_activity!(), " AND unixepoch(last_activity_at) >= ?")),
-};
-const TASKS: Conditions = Conditions {
-    kind: "tasks",
-    status: Some("status = ?"),
-    project: Some("project_id = ?"),
-    agent: Some("assigned_to = ?"),
-    since: Some(concat!(
-        "coalesce(",
-        unix_time!("last_activity_at"),
-        ", ",
-        unix_time!("started_at"),
-        ", ",
-        unix_time!("created_at"),
-        ") >= ?"
-    )),
-};
-const AGENTS: Conditions = Conditions {
-    kind: "agents",
-    status: Some("status = ?"),
-    project: Some("session_name IN (SELECT session_name FROM project_agents WHERE project_id = ?)"),
-    agent: Some("session_name = ?"),
-    since: Some(concat!(unix_time!("last_activity_timestamp"), " >= ?")),
-};
-const PROJECTS: Conditions = Conditions {
-    kind: "projects",
-    status: Some("status = ?"),
-    project: Some("id = ?"),
-    agent: Some("id IN (SELECT project_id FROM project_agents WHERE session_name = ?)"),
-    since: None,
-};
 
 impl ListFilter {
-    /// What follows `FROM` and the table, and its parameters.
-    fn select(&self, conditions: &Conditions) -> Result<(String, Vec<Value>)> {
+    /// Only those in this status.
+    pub fn status(mut self, status: impl Into<String>) -> Self {
+        self.status = Some(status.into());
+        self
+    }
+
+    /// Only those of this project.
+    pub fn project(mut self, id: impl Into<String>) -> Self {
+        self.project = Some(id.into());
+        self
+    }
+
+    /// Only those of this agent.
+    pub fn agent(mut self, session_name: impl Into<String>) -> Self {
+        self.agent = Some(session_name.into());
+        self
+    }
+
+    /// Only those with an activity at this time or later.
+    pub fn since(mut self, since: DateTime<Utc>) -> Self {
+        self.since = Some(since);
+        self
+    }
+
+    /// Sets the order.
+    pub fn order(mut self, order: ListOrder) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Skips this many.
+    pub fn offset(mut self, offset: u32) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// Returns at most this many.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// What follows `FROM` and the table in a SELECT, and its parameters.
+    fn select<E: Entity>(&self) -> Result<(String, Vec<Value>)> {
         let text = |value: &Option<String>| value.clone().map(Value::Text);
         let since = self.since.map(|since| Value::Integer(since.timestamp()));
+        let filters = E::FILTERS;
+        let invalid = |detail: String| {
+            let record = format!("a list of {}", E::KIND.document_key());
+            Error::InvalidValue { record, detail }
+        };
         let mut wanted = Vec::new();
         let mut parameters = Vec::new();
         for (name, condition, value) in [
-            ("status", conditions.status, text(&self.status)),
-            ("project", conditions.project, text(&self.project)),
-            ("agent", conditions.agent, text(&self.agent)),
-            ("since", conditions.since, since),
+            ("status", filters.status, text(&self.status)),
+            ("project", filters.project, text(&self.project)),
+            ("agent", filters.agent, text(&self.agent)),
+            ("since", filters.since, since),
         ] {
             let Some(value) = value else { continue };
-            let Some(condition) = condition else {
-                let record = format!("a list of {}", conditions.kind);
-                return Err(Error::InvalidValue { record, detail: format!("cannot be limited by {name}") });
-            };
+            let condition = condition.ok_or_else(|| invalid(format!("cannot be limited by {name}")))?;
             wanted.push(condition);
             parameters.push(value);
         }
+        let order = match (self.order, filters.activity) {
+            (ListOrder::Document, _) => E::ORDER.to_owned(),
+            (ListOrder::LastActivity, Some(activity)) => {
+                format!("ORDER BY {activity} DESC NULLS LAST, position")
+            }
+            (ListOrder::LastActivity, None) => return Err(invalid("cannot be ordered by last activity".into())),
+        };
         parameters.push(Value::Integer(self.limit.map_or(-1, i64::from)));
+        parameters.push(Value::Integer(self.offset.into()));
         let wanted = if wanted.is_empty() { String::new() } else { format!("WHERE {} ", wanted.join(" AND ")) };
-        Ok((format!("{wanted}ORDER BY position LIMIT ?"), parameters))
+        Ok((format!("{wanted}{order} LIMIT ? OFFSET ?"), parameters))
     }
 }
 
 impl StateStore {
-    /// Conversations in the order of the document.
-    ///
-    /// # Errors
-    /// [`Error::InvalidValue`] where the filter sets what conversations do not have; so for the lists that follow.
-    pub fn conversations(&self, filter: &ListFilter) -> Result<Vec<ConversationState>> {
-        self.list(filter, &CONVERSATIONS, |conn, select, parameters, each| {
-            conversation::read(conn, select, parameters, each)
-        })
-    }
-
-    /// The conversations in which something happened last, the newest first; those without a readable time come last.
-    pub fn recent_conversations(&self, limit: u32) -> Result<Vec<ConversationState>> {
-        let newest = concat!("ORDER BY ", unix_time!("last_activity_at"), " DESC NULLS LAST, position LIMIT ?1");
-        let mut found = Vec::new();
-        self.read(|conn| {
-            conversation::read(conn, newest, [limit], |conversation| {
-                found.push(conversation);
-                Ok(())
-            })
-        })?;
-        Ok(found)
-    }
-
-    /// Tasks in the order of the document.
-    ///
-    /// ```
-    /// use agentmux_state::*;
-    ///
-    /// # fn main() -> agentmux_state::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let state_dir = dir.path();
-    /// let store = StateStore::open(state_dir)?;
-    /// store.update_task(&TaskState { id: "T-1".into(), assigned_to: Some("dev-1".into()), ..Default::default() })?;
-    /// let filter = ListFilter { agent: Some("dev-1".into()), ..ListFilter::default() };
-    /// assert_eq!(store.tasks(&filter)?.len(), 1);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn tasks(&self, filter: &ListFilter) -> Result<Vec<TaskState>> {
-        self.list(filter, &TASKS, |conn, select, parameters, each| task::read(conn, select, parameters, each))
-    }
-
-    /// Agents in the order of the document.
-    pub fn agents(&self, filter: &ListFilter) -> Result<Vec<AgentState>> {
-        self.list(filter, &AGENTS, |conn, select, parameters, each| agent::read(conn, select, parameters, each))
-    }
-
-    /// Projects in the order of the document.
-    pub fn projects(&self, filter: &ListFilter) -> Result<Vec<ProjectState>> {
-        self.list(filter, &PROJECTS, |conn, select, parameters, each| project::read(conn, select, parameters, each))
-    }
-
     /// The ids, or session names, that begin with a text, in order.
     ///
     /// ```
@@ -180,42 +145,35 @@ impl StateStore {
     /// # }
     /// ```
     pub fn ids(&self, kind: EntityKind, prefix: &str, limit: u32) -> Result<Vec<String>> {
-        let (table, key) = match kind {
-            EntityKind::Conversation => ("conversations", "id"),
-            EntityKind::Task => ("tasks", "id"),
-            EntityKind::Agent => ("agents", "session_name"),
-            EntityKind::Project => ("projects", "id"),
-        };
-        // From the text on, as long as it is the beginning: the index on the key gives them in order.
-        let sql = format!(
-            "SELECT {key} FROM {table} WHERE {key} >= ?1 AND substr({key}, 1, length(?1)) = ?1 ORDER BY {key} LIMIT ?2"
-        );
-        self.read(|conn| {
-            let mut select = conn.prepare_cached(&sql)?;
-            let rows = select.query_map((prefix, limit), |row| row.get(0))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+        self.read(|conn| with_entity!(kind, E => rows::keys::<E>(conn, prefix, limit)))
     }
 
-    fn list<T>(
-        &self,
-        filter: &ListFilter,
-        conditions: &Conditions,
-        read: impl FnOnce(
-            &Connection,
-            &str,
-            rusqlite::ParamsFromIter<Vec<Value>>,
-            &mut dyn FnMut(T) -> Result<()>,
-        ) -> Result<()>,
-    ) -> Result<Vec<T>> {
-        let (select, parameters) = filter.select(conditions)?;
+    pub(super) fn list<E: Entity>(&self, filter: &ListFilter) -> Result<Vec<E>> {
         let mut found = Vec::new();
-        self.read(|conn| {
-            read(conn, &select, params_from_iter(parameters), &mut |entity| {
-                found.push(entity);
-                Ok(())
-            })
+        self.each(filter, |entity| {
+            found.push(entity);
+            ControlFlow::Continue(())
         })?;
         Ok(found)
+    }
+
+    pub(super) fn each<E: Entity>(
+        &self,
+        filter: &ListFilter,
+        mut each: impl FnMut(E) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let (select, parameters) = filter.select::<E>()?;
+        self.read(|conn| {
+            let mut is_ended = false;
+            let read = E::read(conn, &select, params_from_iter(parameters), &mut |entity| match each(entity) {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => {
+                    is_ended = true;
+                    // Any error ends reading; this one is not reported.
+                    Err(rusqlite::Error::QueryReturnedNoRows.into())
+                }
+            });
+            if is_ended { Ok(()) } else { read }
+        })
     }
 }

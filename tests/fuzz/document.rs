@@ -55,7 +55,7 @@ fn export(store: &StateStore) -> Vec<u8> {
 fuzz_target!(|data: &[u8]| {
     let options = ImportOptions::default();
     let validated = StateStore::validate_json(data, &options);
-    let strict = StateStore::validate_json(data, &ImportOptions { strict: true, ..ImportOptions::default() });
+    let strict = StateStore::validate_json(data, &ImportOptions::default().strict(true));
     let Ok(validated) = validated else {
         assert!(strict.is_err(), "what cannot be read is not faultless");
         return;

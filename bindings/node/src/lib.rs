@@ -56,15 +56,15 @@ impl NativeService {
     #[napi(constructor)]
     pub fn new(base_dir: String, options: NativeOptions) -> Self {
         let clock = JsClock::default();
-        let service = StatePersistenceService::with_options(ServiceOptions {
-            base_dir: Some(PathBuf::from(base_dir)),
-            checkpoint_interval: options.checkpoint_interval_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0)),
-            message_limit: options.message_limit as usize,
-            write_timeout: Duration::from_secs_f64(options.write_timeout_ms / 1000.0),
-            start_empty: options.start_empty,
-            clock: clock.clock(),
-            ..ServiceOptions::default()
-        });
+        let service = StatePersistenceService::with_options(
+            ServiceOptions::default()
+                .base_dir(Some(PathBuf::from(base_dir)))
+                .checkpoint_interval(options.checkpoint_interval_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0)))
+                .message_limit(options.message_limit as usize)
+                .write_timeout(Duration::from_secs_f64(options.write_timeout_ms / 1000.0))
+                .start_empty(options.start_empty)
+                .clock(clock.clock()),
+        );
         Self { service, clock, call: Mutex::default() }
     }
 
@@ -225,7 +225,7 @@ impl NativeService {
     pub fn verify_backup(&self, id: String) -> AsyncTask<Work<String>> {
         self.in_background(move |service| {
             let verdicts = verify_backups(service.state_dir(), Some(&id), &ProgressCallback::default())?;
-            verdicts.first().ok_or(Error::NotFound { kind: "backup", id }).and_then(json)
+            verdicts.first().ok_or(Error::BackupNotFound { id }).and_then(json)
         })
     }
 

@@ -315,7 +315,7 @@ describe('backups', () => {
 
 describe('errors', () => {
   it('are errors with a code that the library knows', async () => {
-    const library = await readFile(resolve(PACKAGE, '../../src/error.rs'), 'utf8');
+    const library = await readFile(resolve(PACKAGE, '../../src/error/mod.rs'), 'utf8');
     const codes = [...library.matchAll(/Self::\w+(?: \{ \.\. \})? => "([A-Z_]+)",/g)].map(([, code]) => code);
     expect(codes.length).toBeGreaterThan(20);
     expect(STATE_ERROR_CODES).toEqual([...codes, 'INVALID_ARGUMENT']);

@@ -1,16 +1,17 @@
-//! Which migrations a database has had, and whether its record of them can be trusted.
+//! Which migrations a database has had, and whether its record of them can be trusted. Read in one snapshot; nothing is changed.
 
-use std::collections::HashSet;
 use std::path::Path;
 
+use refinery_core::{Migration, SchemaVersion};
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{APPLICATION_ID, MigrationSet, version_of};
-use crate::db::schema::schema;
 use crate::error::{Error, ForeignFile, HistoryProblem, Result};
+
+/// Marks a file as a state database: `AMXS`.
+pub(in crate::db) const APPLICATION_ID: i32 = 0x414d_5853;
 
 const HISTORY: &str = "refinery_schema_history";
 
@@ -52,74 +53,61 @@ pub struct PendingMigration {
     pub name: String,
 }
 
-impl MigrationSet {
-    /// Reads which migrations a database has had. Fails where it is not one of ours, too new, or its record is damaged.
-    pub(in crate::db) fn status(&self, conn: &Connection, path: &Path) -> Result<MigrationStatus> {
-        // At one moment: between two reads another process may upgrade the database, and the record would seem cut.
-        let _moment = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
-        require_ours(conn, path)?;
-        let damaged = |problem| Error::HistoryDamaged { path: path.to_path_buf(), problem };
-        let applied = match read(conn) {
-            Ok(Some(applied)) => applied,
-            Ok(None) => return Err(damaged(HistoryProblem::Missing)),
-            // A value of another type than the column's.
-            Err(Error::Sqlite { source, .. }) if source.sqlite_error_code().is_none() => {
-                return Err(damaged(HistoryProblem::Unreadable { detail: source.to_string() }));
-            }
-            Err(other) => return Err(other),
-        };
-        let newest = applied.iter().map(|(migration, _)| migration.version).max().unwrap_or(0);
-        if newest > self.latest_version() {
-            let path = path.to_path_buf();
-            return Err(Error::SchemaTooNew { path, found: newest, supported: self.latest_version() });
+/// Reads which migrations a database has had. Fails where it is not one of ours, too new, or its record is damaged.
+pub(super) fn status(
+    migrations: &[Migration],
+    state_versions: &[(u32, &str)],
+    conn: &Connection,
+    path: &Path,
+) -> Result<MigrationStatus> {
+    let latest = migrations.last().map_or(0, version_of);
+    // In one snapshot: between two reads another process may upgrade the database, and the record would seem cut.
+    let _snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
+    require_ours(conn, path)?;
+    let damaged = |problem| Error::HistoryDamaged { path: path.to_path_buf(), problem };
+    let applied = match read(conn) {
+        Ok(Some(applied)) => applied,
+        Ok(None) => return Err(damaged(HistoryProblem::Missing)),
+        // A value of another type than the column's.
+        Err(Error::Sqlite { source, .. }) if source.sqlite_error_code().is_none() => {
+            return Err(damaged(HistoryProblem::Unreadable { detail: source.to_string() }));
         }
-        if applied.is_empty() {
-            return Err(damaged(HistoryProblem::Missing));
-        }
-        for (known, (migration, checksum)) in self.migrations.iter().zip(&applied) {
-            let version = version_of(known);
-            if version != migration.version {
-                return Err(damaged(HistoryProblem::Cut { version }));
-            }
-            if known.name() != migration.name || known.checksum().to_string() != *checksum {
-                return Err(damaged(HistoryProblem::Altered { version }));
-            }
-            if OffsetDateTime::parse(&migration.applied_on, &Rfc3339).is_err() {
-                let detail = format!("the time of V{version} is no time");
-                return Err(damaged(HistoryProblem::Unreadable { detail }));
-            }
-        }
-        let version: u32 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(0);
-        if version > newest {
-            return Err(damaged(HistoryProblem::Cut { version: newest + 1 }));
-        }
-        let state_version = self.state_versions.iter().find(|(version, _)| *version == newest);
-        let pending = self.migrations.iter().skip(applied.len());
-        Ok(MigrationStatus {
-            schema_version: newest,
-            latest_schema_version: self.latest_version(),
-            state_version: state_version.map_or("", |(_, state_version)| state_version).to_owned(),
-            pending: pending.map(|m| PendingMigration { version: version_of(m), name: m.name().to_owned() }).collect(),
-            applied: applied.into_iter().map(|(migration, _)| migration).collect(),
-        })
+        Err(other) => return Err(other),
+    };
+    let newest = applied.iter().map(|(migration, _)| migration.version).max().unwrap_or(0);
+    if newest > latest {
+        let path = path.to_path_buf();
+        return Err(Error::SchemaTooNew { path, found: newest, supported: latest });
     }
-
-    /// Fails where a database has what only a later version than the recorded one makes: the end of its record is lost, and
-    /// migrations would run a second time. What a person added is no matter. For databases of the first releases, which did
-    /// not set `user_version`.
-    pub(super) fn require_schema_of(&self, conn: &Connection, path: &Path, recorded: u32) -> Result<()> {
-        let mut later: HashSet<_> = schema(conn)?.into_iter().collect();
-        for object in schema(&self.fresh(recorded, path)?)? {
-            later.remove(&object);
-        }
-        for version in recorded + 1..=self.latest_version() {
-            if schema(&self.fresh(version, path)?)?.iter().any(|object| later.contains(object)) {
-                let path = path.to_path_buf();
-                return Err(Error::HistoryDamaged { path, problem: HistoryProblem::Cut { version } });
-            }
-        }
-        Ok(())
+    if applied.is_empty() {
+        return Err(damaged(HistoryProblem::Missing));
     }
+    for (known, (migration, checksum)) in migrations.iter().zip(&applied) {
+        let version = version_of(known);
+        if version != migration.version {
+            return Err(damaged(HistoryProblem::Cut { version }));
+        }
+        if known.name() != migration.name || known.checksum().to_string() != *checksum {
+            return Err(damaged(HistoryProblem::Altered { version }));
+        }
+        if OffsetDateTime::parse(&migration.applied_on, &Rfc3339).is_err() {
+            let detail = format!("the time of V{version} is no time");
+            return Err(damaged(HistoryProblem::Unreadable { detail }));
+        }
+    }
+    let version: u32 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(0);
+    if version > newest {
+        return Err(damaged(HistoryProblem::Cut { version: newest + 1 }));
+    }
+    let state_version = state_versions.iter().find(|(version, _)| *version == newest);
+    let pending = migrations.iter().skip(applied.len());
+    Ok(MigrationStatus {
+        schema_version: newest,
+        latest_schema_version: latest,
+        state_version: state_version.map_or("", |(_, state_version)| state_version).to_owned(),
+        pending: pending.map(|m| PendingMigration { version: version_of(m), name: m.name().to_owned() }).collect(),
+        applied: applied.into_iter().map(|(migration, _)| migration).collect(),
+    })
 }
 
 /// Fails unless a database is one of this project's.
@@ -149,4 +137,9 @@ fn read(conn: &Connection) -> Result<Option<Vec<(AppliedMigration, String)>>> {
         Ok((AppliedMigration { version: row.get(0)?, name: row.get(1)?, applied_on: row.get(2)? }, row.get(3)?))
     })?;
     Ok(Some(rows.collect::<rusqlite::Result<_>>()?))
+}
+
+/// The number of a migration.
+pub(super) fn version_of(migration: &Migration) -> u32 {
+    u32::try_from(SchemaVersion::from(migration.version())).unwrap_or(u32::MAX)
 }

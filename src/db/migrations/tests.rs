@@ -14,20 +14,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::db::connection;
-use crate::db::schema::schema;
+use crate::db::migrations::releases::CHECKSUMS;
 use crate::error::HistoryProblem;
 use crate::store::StateStore;
 use crate::{ConversationState, PersistedMessage, TaskState};
-
-/// The checksum of each migration, from when it landed. A migration that has landed is never edited: change the schema by
-/// another one.
-const CHECKSUMS: &[(&str, u64)] = &[
-    ("V1__document", 1785887012989952555),
-    ("V2__mode", 646548701978728343),
-    ("V3__views", 13977195707923221652),
-    ("V4__search", 1840151514790050803),
-    ("V5__times", 6016909983872236362),
-];
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
 
@@ -518,7 +508,7 @@ fn a_migration_of_data_killed_at_any_write_is_done_once_or_not_at_all() {
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e"])
             .arg(format!("inject=pwrite64:signal=SIGKILL:when={nth}"))
             .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "db::migrations::tests::in_a_role"])
+            .args(["--exact", "db::migrations::set::tests::in_a_role"])
             .env(ROLE, &path)
             .output()
             .unwrap()
