@@ -1,4 +1,20 @@
 //! Finding messages by what was said in them.
+//!
+//! FTS5 is the index; words, ranking and snippets are our own. Measured on 2026-11-24 with SQLite 3.40, the oldest that opens the
+//! database, on 24 pairs of a text and a search that must find it, and on 100,000 messages (40 MB) with one word in all:
+//!
+//! - Tokenizers: `unicode61 remove_diacritics 2` misses 10 of the 24 pairs, the same with `porter` 11, `trigram` 15; this module
+//!   misses none. They lack parts of Chinese and Japanese text, emoji, ligatures and full-width letters (`ﬁ`, `ＡＢＣ`), soft
+//!   hyphens, `ß`, `ł` and `ø`. `porter` also stems the text but not the prefix (`runni` misses "running"). `trigram` finds nothing
+//!   shorter than three characters, and folds no accents before SQLite 3.45. All three find ids and paths (`T-1`, `mod.rs`).
+//!   A tokenizer of our own inside FTS5 needs unsafe code, and the `sqlite3` shell could not read the table.
+//! - Size: the index takes 32 % of the text (`detail=none`, each word once per message), `unicode61` with positions 62 %,
+//!   `trigram` 362 %. Only with positions can FTS5 search phrases; without them it refuses.
+//! - `bm25`: over all matches of the common word it takes 3 to 5 times as long as a whole search here, which compares the newest
+//!   5,000. Limited to these it takes a third of the time, so speed is no reason against it. The reasons are that it has no
+//!   bonus for phrases and for words in full, and that the index may be behind the messages: every candidate is read anyway.
+//! - `snippet` works on the indexed text, which is folded here. It returns no positions, only markers that the text may hold
+//!   itself (`[b]`), and counts tokens: a Chinese text without spaces is one token, and 408 of 408 characters came back.
 
 mod query;
 mod words;
