@@ -30,11 +30,11 @@ pub struct ServiceOptions {
     pub checkpoint_interval: Option<Duration>,
     /// How many messages of a conversation an update keeps: the newest. 50 by default.
     pub message_limit: usize,
-    /// How long a write waits for other writers, of this process and of others, in total; then it fails with [`Error::Busy`].
+    /// How long a write waits for other writers, of this process and of others, in total; then it fails with [`Error::Busy`](crate::Error::Busy).
     /// 60 seconds by default.
     pub write_timeout: Duration,
     /// Start with no conversations, tasks, agents, projects and self-improvement. Those of the previous run are returned
-    /// by [`initialize`](StatePersistenceService::initialize) and lie in a backup first. Off by default.
+    /// by [`initialize`](crate::StatePersistenceService::initialize) and lie in a backup first. Off by default.
     pub start_empty: bool,
     /// Write `current-state.json` at checkpoints where something changed. On by default.
     pub export: bool,

@@ -20,6 +20,16 @@ impl StateStore {
         Backups { store: self }
     }
 
+    /// Opens the state as a backup holds it. Where the database can be opened, this is [`open_with`](Self::open_with) and
+    /// [`restore`](Backups::restore). It also goes back where the database cannot be opened: because it is gone,
+    /// was upgraded by a newer release, its migration history or itself is damaged, or its upgrade fails. Such a one lies in
+    /// a safety backup first, or its files are set aside, and it is replaced whole: runs, checkpoints and records set aside
+    /// are then those of the backup.
+    ///
+    /// ```
+    /// use agentmux_state::*;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let state_dir = dir.path();
     /// let store = StateStore::open(state_dir)?;
@@ -65,6 +75,11 @@ impl StateStore {
 }
 
 impl Backups<'_> {
+    /// Makes a backup in `backups/`: the state as it is in one moment, complete in one file, checked, on the disk. Others
+    /// may write meanwhile.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// let store = agentmux_state::StateStore::open(dir.path())?;
     /// let backup = store.backups().create("before the upgrade")?;
@@ -76,6 +91,10 @@ impl Backups<'_> {
         backup::create(self.store.state_dir(), label, self.store.now(), &self.store.options().progress)
     }
 
+    /// The backups in `backups/`, newest first; state documents that the TypeScript service kept there among them.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// let store = agentmux_state::StateStore::open(dir.path())?;
     /// let backup = store.backups().create("now")?;
@@ -87,6 +106,12 @@ impl Backups<'_> {
         backup::list_backups(self.store.state_dir())
     }
 
+    /// Verifies one backup, or all of them, newest first: its checksum, SQLite's integrity and references, that it is a
+    /// state database of a schema that this release knows, that nothing which this program made in it was changed, and that every
+    /// entity can be read. What a person added to the database is no matter. Of a state document: that it can be read.
+    ///
+    /// ```
+    /// # fn main() -> agentmux_state::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// let store = agentmux_state::StateStore::open(dir.path())?;
     /// let backup = store.backups().create("now")?;
@@ -101,6 +126,17 @@ impl Backups<'_> {
         backup::verify_backups(self.store.state_dir(), id, &self.store.options().progress)
     }
 
+    /// Goes back to a backup: verifies it, makes a safety backup of the present state, and replaces the state in one
+    /// transaction, under others who read. Killed at any point, it leaves the old state or the new.
+    ///
+    /// A backup of an older schema is upgraded in a copy first; a state document is imported. The history of runs and
+    /// checkpoints, the restart count and records set aside do not go back; a checkpoint `error_recovery` is recorded. Nor does what
+    /// somebody added to the database: tables of their own keep their rows, and columns that the backup lacks their values.
+    ///
+    /// ```
+    /// use agentmux_state::{Error, StateStore, TaskState};
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
     /// let store = StateStore::open(dir.path())?;
     /// store.update_task(&TaskState { id: "T-1".into(), ..Default::default() })?;
@@ -121,6 +157,16 @@ impl Backups<'_> {
         backup::restore(store.database(), store.state_dir(), id, store.now(), &store.options().progress, &own_run)
     }
 
+    /// Removes the backups that no rule keeps. The newest one that can be trusted always stays; files that are no backups
+    /// are not touched. With `dry_run`, nothing is removed.
+    ///
+    /// ```
+    /// use agentmux_state::Retention;
+    ///
+    /// # fn main() -> agentmux_state::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = agentmux_state::StateStore::open(dir.path())?;
+    /// for label in ["one", "two", "three"] {
     ///     store.backups().create(label)?;
     /// }
     /// let report = store.backups().prune(&Retention::default().last(2), false)?;

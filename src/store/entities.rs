@@ -13,7 +13,7 @@ use crate::rows::{self, Entity, head};
 
 impl StateStore {
     /// Adds a conversation or updates it. Only what changed is written; messages that are there already are not written
-    /// again. The newest 50 messages are kept ([`StoreOptions::message_limit`]).
+    /// again. The newest 50 messages are kept ([`StoreOptions::message_limit`](crate::StoreOptions::message_limit)).
     ///
     /// ```
     /// use agentmux_state::{ConversationSource, ConversationState, PersistedMessage, StateStore};
@@ -52,7 +52,7 @@ impl StateStore {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such conversation.
+    /// [`Error::NotFound`](crate::Error::NotFound) where there is no such conversation.
     pub fn append_message(&self, conversation_id: &str, message: &PersistedMessage) -> Result<()> {
         self.write(|batch| batch.append_message(conversation_id, message))
     }
@@ -61,7 +61,7 @@ impl StateStore {
     /// the way to build on what is stored.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where the id is empty, or the progress is not between 0 and 100. A progress out of that range
+    /// [`Error::InvalidValue`](crate::Error::InvalidValue) where the id is empty, or the progress is not between 0 and 100. A progress out of that range
     /// that came with a document may stay as it is.
     pub fn update_task(&self, task: &TaskState) -> Result<()> {
         self.write(|batch| batch.update_task(task))
@@ -105,7 +105,7 @@ impl StateStore {
     /// several entities, belongs into a [`batch`](Self::batch).
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such task; [`Error::InvalidValue`] as for [`update_task`](Self::update_task),
+    /// [`Error::NotFound`](crate::Error::NotFound) where there is no such task; [`Error::InvalidValue`](crate::Error::InvalidValue) as for [`update_task`](Self::update_task),
     /// and where the closure changes the id.
     pub fn modify_task<T>(&self, id: &str, change: impl FnOnce(&mut TaskState) -> T) -> Result<T> {
         self.write(|batch| batch.modify_task(id, change))
@@ -228,7 +228,7 @@ impl StateStore {
     /// Conversations in the order of the document.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where the filter sets what conversations do not have; so for the lists that follow.
+    /// [`Error::InvalidValue`](crate::Error::InvalidValue) where the filter sets what conversations do not have; so for the lists that follow.
     pub fn conversations(&self, filter: &ListFilter) -> Result<Vec<ConversationState>> {
         self.list(filter)
     }

@@ -74,7 +74,7 @@ impl StateStore {
 
     /// What to do after a restart, straight from the tables: reads only what it returns.
     ///
-    /// Equal to [`resume_instructions`] of [`state`](Self::state).
+    /// Equal to [`resume_instructions`](crate::resume_instructions) of [`state`](Self::state).
     ///
     /// ```
     /// # fn main() -> agentmux_state::Result<()> {

@@ -19,7 +19,7 @@ pub struct StoreOptions {
     pub message_limit: usize,
     /// How many threads may read at once; further ones wait. 8 by default.
     pub max_readers: u32,
-    /// How long a write waits for other writers, of this process and of others, in total; then it fails with [`Error::Busy`].
+    /// How long a write waits for other writers, of this process and of others, in total; then it fails with [`Error::Busy`](crate::Error::Busy).
     /// 60 seconds by default.
     pub write_timeout: Duration,
     /// How much is kept of what would grow by itself.

@@ -18,9 +18,9 @@ use crate::recover::{self, RecoveryReport};
 /// ```
 ///
 /// # Errors
-/// [`Error::NotDamaged`]; [`Error::NoDatabase`]; [`Error::InUse`] while a service runs or another process has the database open; [`Error::Unrecoverable`] where nothing can be
-/// read and there is no good backup; [`Error::Io`] where the disk fails to read, which is no damage;
-/// [`Error::SchemaTooNew`] and [`Error::NotAStateDatabase`] for what is not this release's. Nothing is changed then.
+/// [`Error::NotDamaged`](crate::Error::NotDamaged); [`Error::NoDatabase`](crate::Error::NoDatabase); [`Error::InUse`](crate::Error::InUse) while a service runs or another process has the database open; [`Error::Unrecoverable`](crate::Error::Unrecoverable) where nothing can be
+/// read and there is no good backup; [`Error::Io`](crate::Error::Io) where the disk fails to read, which is no damage;
+/// [`Error::SchemaTooNew`](crate::Error::SchemaTooNew) and [`Error::NotAStateDatabase`](crate::Error::NotAStateDatabase) for what is not this release's. Nothing is changed then.
 pub fn recover(state_dir: impl AsRef<Path>, options: &StoreOptions) -> Result<RecoveryReport> {
     recover::recover(state_dir, options.clock.now(), &options.progress)
 }
