@@ -183,7 +183,52 @@ pub(crate) fn together(dir: &Path) -> Result<Group> {
             figure.target(Target::AtLeast(target));
         }
     }
+
+    const MODIFIERS: usize = 8;
+    store.update_task(&data::task(COUNTER, Tasks::Mixed))?;
+    let step = || Ok::<_, agentmux_state::Error>(store.task(&data::task_id(COUNTER))?.and_then(|it| it.checkpoint));
+    let before = step()?.map_or(0, |checkpoint| checkpoint.step_index);
+    let mut rates = [const { Vec::new() }; 2];
+    for _ in 0..5 {
+        rates[0].push(updates_a_second(&store, MODIFIERS, None));
+        rates[1].push(modifications_a_second(&store, MODIFIERS));
+    }
+    let added = step()?.map_or(0, |checkpoint| checkpoint.step_index) - before;
+    assert_eq!(added, 5 * MODIFIERS as i64 * MODIFICATIONS, "an increment was lost");
+    let [update, modify] = rates.map(|mut rates| {
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    });
+    let update_task = format!("{MODIFIERS} threads, update_task");
+    group.value(&update_task, update);
+    group
+        .value(format!("{MODIFIERS} threads, modify_task of one counter"), modify)
+        .over(&update_task, update)
+        .target(Target::AtLeast(1.0));
     Ok(group)
+}
+
+/// The task whose counter is modified: none of those that are updated.
+const COUNTER: usize = 1000;
+
+/// What each thread adds to it.
+const MODIFICATIONS: i64 = 1000;
+
+fn modifications_a_second(store: &StateStore, threads: usize) -> f64 {
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                for _ in 0..MODIFICATIONS {
+                    let added = store.modify_task(&data::task_id(COUNTER), |task| {
+                        task.checkpoint.get_or_insert_default().step_index += 1;
+                    });
+                    added.expect("a modification");
+                }
+            });
+        }
+    });
+    threads as f64 * MODIFICATIONS as f64 / start.elapsed().as_secs_f64()
 }
 
 fn updates_a_second(store: &StateStore, threads: usize, lock: Option<&Mutex<()>>) -> f64 {

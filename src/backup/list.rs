@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
+use rustix::io::Errno;
 
 use super::folder::{Backup, COPY_PREFIX, Folder, parse_id};
 use crate::db::backup_label;
@@ -77,7 +78,7 @@ impl Folder {
                 Ok(metadata) if metadata.is_file() && matches!(extension, "db" | "json") => metadata,
                 _ => continue,
             };
-            let sha256 = if extension == "db" { self.recorded_checksum(id) } else { None };
+            let sha256 = if extension == "db" { self.recorded_checksum(id)? } else { None };
             let changed = || metadata.modified().map(DateTime::<Utc>::from).unwrap_or_default();
             let created_at = millis.and_then(DateTime::from_timestamp_millis).unwrap_or_else(changed);
             backups.push(Backup {
@@ -93,13 +94,23 @@ impl Folder {
         Ok(backups)
     }
 
-    /// The checksum that was recorded for a backup, as `sha256sum` writes it.
-    fn recorded_checksum(&self, id: &str) -> Option<String> {
+    /// The checksum that was recorded for a backup, as `sha256sum` writes it; `None` where there is none that can be used.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the disk fails to read it, which says nothing about the backup.
+    fn recorded_checksum(&self, id: &str) -> Result<Option<String>> {
+        let path = self.checksum_file(id);
         let mut line = String::new();
         // No more than a line: whatever else the file is, it is no checksum.
-        open_file(&self.checksum_file(id)).ok()?.take(4096).read_to_string(&mut line).ok()?;
-        let (sha256, file) = line.trim_end().split_once("  ")?;
-        (file == format!("{id}.db")).then(|| sha256.to_owned())
+        match open_file(&path).and_then(|file| file.take(4096).read_to_string(&mut line)) {
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                return Err(Error::io("read", path)(error));
+            }
+            Err(_) => return Ok(None),
+            Ok(_) => {}
+        }
+        let recorded = line.trim_end().split_once("  ").filter(|(_, file)| *file == format!("{id}.db"));
+        Ok(recorded.map(|(sha256, _)| sha256.to_owned()))
     }
 
     /// Removes what killed processes left: unfinished files, and checksums without a backup. Only while the folder is held.

@@ -18,7 +18,7 @@ use super::create::create;
 use super::deadline::BUSY_TIMEOUT;
 use super::existing::{exists, open_existing, require_one_name, require_whole_wal};
 use super::foreign::{Traces, refuse_foreign};
-use super::group::GroupConnection;
+use super::group_commit::GroupConnection;
 use super::migrations::{self, MigrationStatus};
 use super::nested_write::{Writing, begin_writing};
 use super::place::Place;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::deadline::until;
-use super::group::GroupConnection;
+use super::group_commit::GroupConnection;
 use crate::state_dir::beside;
 
 /// The WAL is restarted at this size. Its size is looked at once in this number of commits.

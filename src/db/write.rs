@@ -11,7 +11,7 @@ use parking_lot::MutexGuard;
 use rusqlite::Transaction;
 
 use super::database::Database;
-use super::group::{Group, Part};
+use super::group_commit::{Group, Part};
 use super::writer::Writer;
 use crate::error::{Error, Result};
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::group::GroupConnection;
+use super::group_commit::GroupConnection;
 use crate::error::{Error, Result};
 
 /// The queue of writing threads.

@@ -5,8 +5,9 @@
 mod backups;
 mod batch;
 mod checkpoints;
-mod documents;
 mod entities;
+mod export;
+mod import;
 mod list;
 mod maintenance;
 mod migration;
@@ -18,7 +19,7 @@ mod upgrade;
 
 pub use backups::Backups;
 pub use batch::Batch;
-pub use documents::ExportedFile;
+pub use export::ExportedFile;
 pub use list::{ListFilter, ListOrder};
 pub use migration::MigrationDryRun;
 pub use options::{Limits, StoreOptions};
