@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use serde::{Serialize, Serializer};
 
 use crate::db::Database;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Counts;
 use crate::rows::Old;
 use crate::setters::setters;
@@ -119,7 +119,7 @@ pub(crate) fn remove_old(
             if is_past(deadline) {
                 return Ok(false);
             }
-            let step = transaction(database, |conn| old.remove_some(conn, position, TURN))?;
+            let step = database.transaction(|conn| old.remove_some(conn, position, TURN))?;
             *removed += step.removed;
             after = step.next;
             thread::sleep(PAUSE);
@@ -135,7 +135,7 @@ pub(crate) fn give_back(database: &Database, deadline: Option<Instant>) -> Resul
         if is_past(deadline) {
             return Ok(false);
         }
-        let still_free = transaction(database, give_back_some)?;
+        let still_free = database.transaction(|conn| give_back_some(conn))?;
         if still_free >= free {
             break;
         }
@@ -155,10 +155,6 @@ pub(crate) fn lacks_incremental_vacuum(conn: &Connection) -> Result<bool> {
 /// Size of the database, in bytes.
 pub(crate) fn database_bytes(conn: &Connection) -> Result<u64> {
     Ok(pragma(conn, "page_count")? * pragma(conn, "page_size")?)
-}
-
-fn transaction<T>(database: &Database, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-    database.write(|conn| work(conn)).map_err(|error: Error| database.explain(error))
 }
 
 fn is_past(deadline: Option<Instant>) -> bool {

@@ -88,7 +88,7 @@ fn restore_document(
     own_run: OwnRun<'_>,
     safety: impl Fn() -> Result<Backup>,
 ) -> Result<Backup> {
-    let restored = database.write(|conn| {
+    database.transaction(|conn| {
         let live = head::read(conn)?;
         import_document(conn, &backup.path, now)?;
         let run = own_run(conn)?;
@@ -98,8 +98,7 @@ fn restore_document(
         checkpoint::record_restore(conn, now, run.as_ref())?;
         // Nothing is committed yet: another connection still sees the state as it was.
         safety()
-    });
-    restored.map_err(|error: Error| database.explain(error))
+    })
 }
 
 /// Puts a backup in the place of a database that this release cannot open, or of none.

@@ -95,6 +95,11 @@ impl Database {
         }
     }
 
+    /// As [`write`](Self::write), for work of this library's own: an error names the database and its kind.
+    pub(crate) fn transaction<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.write(work).map_err(|error: Error| self.explain(error))
+    }
+
     /// Runs `work` in a write transaction of its own. When this returns `Ok`, the transaction is durable; else it left no
     /// trace.
     pub(crate) fn write<T, E: From<Error>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {

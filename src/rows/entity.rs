@@ -31,7 +31,12 @@ pub(crate) trait Entity: Record + Serialize + PartialEq + 'static {
         if !Self::KIND.is_single() && self.key().is_empty() {
             return Some("its key is empty".to_owned());
         }
-        self.misplaced_key()
+        self.misplaced_key().or_else(|| self.own_problem())
+    }
+
+    /// The part of it that only this kind has.
+    fn own_problem(&self) -> Option<String> {
+        None
     }
 
     /// How many messages are a part of it.

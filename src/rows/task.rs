@@ -14,7 +14,7 @@ use crate::db::{
 };
 use crate::error::{Error, Result};
 use crate::model::{
-    EntityKind, OrchestratorState, Record, TaskCheckpoint, TaskProgress, TaskResume, TaskState, TaskStatus, Timestamp,
+    EntityKind, OrchestratorState, TaskCheckpoint, TaskProgress, TaskResume, TaskState, TaskStatus, Timestamp,
 };
 
 /// The last activity of a task: else its start, else its creation.
@@ -105,14 +105,8 @@ impl Entity for TaskState {
         &self.id
     }
 
-    fn problem(&self) -> Option<String> {
+    fn own_problem(&self) -> Option<String> {
         let percent = self.progress.percent_complete;
-        if self.id.is_empty() {
-            return Some("its key is empty".to_owned());
-        }
-        if let Some(detail) = self.misplaced_key() {
-            return Some(detail);
-        }
         (!(0.0..=100.0).contains(&percent))
             .then(|| format!("progress.percentComplete is {percent}, which is not between 0 and 100"))
     }

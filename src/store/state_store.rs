@@ -221,7 +221,7 @@ impl StateStore {
 
     /// A write transaction of this library's own, which gives the state no head.
     pub(crate) fn transaction<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        self.inner.database.write(work).map_err(|error: Error| self.inner.database.explain(error))
+        self.inner.database.transaction(work)
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {
